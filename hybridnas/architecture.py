@@ -1,0 +1,156 @@
+"""An architecture in words: a stem, a row of stages and a head. Describes only; `build` makes the network.
+
+The layout string generalises the C-C-T-T of CoAtNet (Dai et al., 2021, arXiv:2106.04803, section 2.2.2)
+to any number of stages and any family.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from hybridnas.errors import ArchitectureError
+
+Value = bool | int | float | str
+Options = Mapping[str, Value]
+
+#: The letter of each block family in a layout string: C convolution, T attention ("transformer").
+LETTERS = {"mbconv": "C", "convnext": "C", "repmixer": "C", "window": "T", "global": "T"}
+
+_STRICT = ConfigDict(extra="forbid", strict=True)
+
+
+def _options(options: Options) -> dict[str, Value]:
+    """Sort the names and write whole floats as integers, so that 4 and 4.0 give one key."""
+
+    def plain(value: Value) -> Value:
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+
+    return {name: plain(options[name]) for name in sorted(options)}
+
+
+@dataclass(frozen=True)
+class Stem:
+    """What turns the image (B, 3, H, W) into the first feature map of `width` channels."""
+
+    __pydantic_config__ = _STRICT
+    type: str
+    width: int
+    options: Options = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        _at_least("stem width", self.width, 1)
+        object.__setattr__(self, "options", _options(self.options))
+
+
+@dataclass(frozen=True)
+class Transition:
+    """What carries one width and resolution to the next; a resolution r becomes ceil(r / stride)."""
+
+    __pydantic_config__ = _STRICT
+    type: str
+    stride: int = 2
+    options: Options = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        if self.stride not in (1, 2):
+            raise ValueError(f"a transition's stride must be 1 or 2, got {self.stride}")
+        object.__setattr__(self, "options", _options(self.options))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A transition, then `depth` blocks of one family at `width` channels. Depth 0 is the transition alone."""
+
+    __pydantic_config__ = _STRICT
+    transition: Transition
+    block: str
+    depth: int
+    width: int
+    options: Options = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        _at_least("stage depth", self.depth, 0)
+        _at_least("stage width", self.width, 1)
+        object.__setattr__(self, "options", _options(self.options))
+
+
+@dataclass(frozen=True)
+class Head:
+    """What turns the last feature map into class scores."""
+
+    __pydantic_config__ = _STRICT
+    type: str = "linear"
+    options: Options = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "options", _options(self.options))
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A whole network in words.
+
+    >>> stage = Stage(Transition("conv", stride=2), "mbconv", depth=2, width=32)
+    >>> Architecture(32, Stem("conv", 16), (stage,)).layout
+    'C'
+    """
+
+    __pydantic_config__ = _STRICT
+    image_size: int
+    stem: Stem
+    stages: tuple[Stage, ...]
+    head: Head = Head()
+
+    def __post_init__(self) -> None:
+        _at_least("image_size", self.image_size, 1)
+        if not self.stages:
+            raise ValueError("an architecture needs at least one stage")
+        object.__setattr__(self, "stages", tuple(self.stages))
+
+    @property
+    def layout(self) -> str:
+        """One letter a stage that has blocks: 'CCTT' for CoAtNet."""
+        return "".join(LETTERS.get(stage.block, "?") for stage in self.stages if stage.depth)
+
+    @property
+    def families(self) -> str:
+        """The block family of each stage that has blocks, in words: 'mbconv-mbconv-global'."""
+        return "-".join(stage.block for stage in self.stages if stage.depth)
+
+    @property
+    def key(self) -> str:
+        """16 hexadecimal digits of the content's SHA-256: the same on every machine."""
+        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """Write the description as JSON text."""
+        return json.dumps(asdict(self), indent=indent)
+
+    @classmethod
+    def from_json(cls, text: str) -> Architecture:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ArchitectureError: the text is not JSON, a field is missing or unknown, or a number is out of range.
+        """
+        try:
+            return _adapter().validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the text"
+            raise ArchitectureError(f"Not an architecture: {where}: {first['msg']}.") from None
+
+
+def _adapter() -> TypeAdapter[Architecture]:
+    return TypeAdapter(Architecture)
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")

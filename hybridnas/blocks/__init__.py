@@ -1,0 +1,38 @@
+"""Block families, one a file. `BLOCKS` is their table of contents.
+
+A family is a module class for the body of one stage, all its blocks:
+
+    family(width, depth, resolution, drop_path=(), **options): (B, C, H, W) -> (B, C, H, W)
+
+with C = `width` and H = W = `resolution`. `drop_path` holds one stochastic-depth rate a block, or nothing.
+The keyword-only arguments are the family's options: what a search space may vary. A combination that the family
+cannot take is a ValueError from the constructor, also on the meta device, where nothing is allocated.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+from torch import nn
+
+from hybridnas.blocks.convnext import ConvNeXt
+from hybridnas.blocks.global_attention import GlobalAttention
+from hybridnas.blocks.mbconv import MBConv
+from hybridnas.blocks.repmixer import RepMixer
+from hybridnas.blocks.window import WindowAttention
+
+BLOCKS: dict[str, type[nn.Module]] = {
+    "mbconv": MBConv,
+    "convnext": ConvNeXt,
+    "repmixer": RepMixer,
+    "window": WindowAttention,
+    "global": GlobalAttention,
+}
+
+__all__ = ["BLOCKS", "option_defaults"]
+
+
+def option_defaults(part: type[nn.Module]) -> dict[str, bool | int | float | str]:
+    """The options of a family, stem, transition or head with their defaults: its keyword-only arguments."""
+    parameters = inspect.signature(part.__init__).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}

@@ -1,0 +1,42 @@
+"""ConvNeXt's block: depthwise convolution, layer norm, inverted bottleneck, layer scale.
+
+Liu et al., 2022, arXiv:2201.03545, section 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from timm.models.convnext import ConvNeXtBlock
+from torch import nn
+
+from hybridnas.blocks.rates import rates_for
+
+# The paper starts layer scale at 1e-6, which leaves a block near the identity for longer than a short run lasts;
+# CaiT (arXiv:2103.17239, section 2) uses 0.1 up to 18 blocks. Trained or loaded weights overwrite it either way.
+LAYER_SCALE_INIT = 0.1
+
+
+class ConvNeXt(nn.Sequential):
+    """A stage of ConvNeXt blocks; the inverted bottleneck runs on (B, H, W, C)."""
+
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        resolution: int,
+        drop_path: Sequence[float] = (),
+        *,
+        kernel: int = 7,
+        expand: float = 4,
+    ) -> None:
+        if kernel % 2 == 0:
+            raise ValueError(f"convnext's kernel must be odd, got {kernel}")
+        super().__init__(
+            *(
+                ConvNeXtBlock(
+                    width, kernel_size=kernel, mlp_ratio=expand, ls_init_value=LAYER_SCALE_INIT, drop_path=rate
+                )
+                for rate in rates_for(depth, drop_path)
+            )
+        )

@@ -1,0 +1,43 @@
+"""RepMixer: token mixing by a depthwise convolution whose training branches fuse into one for inference.
+
+FastViT (Vasu et al., 2023, arXiv:2303.14189, section 3.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from timm.models.fastvit import RepMixerBlock
+from torch import nn
+
+from hybridnas.blocks.convnext import LAYER_SCALE_INIT
+from hybridnas.blocks.rates import rates_for
+
+
+class RepMixer(nn.Sequential):
+    """A stage of RepMixer blocks: the reparameterised mixer, then a feed-forward with a 7x7 depthwise convolution."""
+
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        resolution: int,
+        drop_path: Sequence[float] = (),
+        *,
+        kernel: int = 3,
+        expand: float = 3,
+    ) -> None:
+        if kernel % 2 == 0:
+            raise ValueError(f"repmixer's kernel must be odd, got {kernel}")
+        super().__init__(
+            *(
+                RepMixerBlock(
+                    width,
+                    kernel_size=kernel,
+                    mlp_ratio=expand,
+                    layer_scale_init_value=LAYER_SCALE_INIT,
+                    drop_path=rate,
+                )
+                for rate in rates_for(depth, drop_path)
+            )
+        )

@@ -1,0 +1,92 @@
+"""Multiply-adds of a network: convolutions, linear layers, matrix products and attention, as papers print them.
+
+Counted by fvcore, with three changes: scaled_dot_product_attention, which fvcore counts as zero, gets a handler;
+norms, pooling and interpolation, which fvcore counts though papers do not, count nothing; any other operator without
+a count is an error instead of a warning.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from math import prod
+from typing import Any
+
+import torch
+from fvcore.nn import FlopCountAnalysis
+from torch import nn
+
+from hybridnas.errors import HybridNasError
+
+#: Operators that do no multiply-adds worth counting, beyond the shape operators that fvcore ignores by itself:
+#: norms, pooling, activations, elementwise arithmetic, padding.
+UNCOUNTED = frozenset(
+    f"aten::{op}"
+    for op in (
+        "batch_norm group_norm layer_norm instance_norm rms_norm "
+        "adaptive_avg_pool2d avg_pool2d max_pool2d mean sum amax "
+        "upsample_nearest2d upsample_bilinear2d grid_sampler "
+        "relu6 gelu silu silu_ hardswish hardswish_ hardsigmoid hardtanh hardtanh_ sigmoid sigmoid_ tanh softmax elu "
+        "mish leaky_relu "
+        "add add_ sub sub_ rsub mul mul_ div div_ neg abs pow sqrt rsqrt exp reciprocal clamp_min clamp_max "
+        "pad feature_dropout dropout_ bernoulli_ alias unflatten zeros_like ones_like where lift_fresh clone rand scalar_tensor"
+    ).split()
+)
+
+
+class UncountedOperatorError(HybridNasError):
+    """The network holds an operator that nobody said how to count."""
+
+
+def count_macs(model: nn.Module, image_size: int) -> int:
+    """Multiply-adds of `model`, as it is given, for one image (1, 3, image_size, image_size).
+
+    Deploy the model first for what is run on the device: branches that fuse are counted here as they stand.
+    The weights are not used: a model on the meta device counts the same.
+
+    Raises:
+        UncountedOperatorError: the model runs an operator that is neither counted nor listed in `UNCOUNTED`.
+    """
+    parameter = next(model.parameters())
+    image = torch.zeros(1, 3, image_size, image_size, device=parameter.device, dtype=parameter.dtype)
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            # Tracing specialises on shapes, which is what counting wants; it warns of each place and of its own age.
+            warnings.simplefilter("ignore")
+            counter = FlopCountAnalysis(model, (image,))
+            counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+            for operator in UNCOUNTED:
+                counter.set_op_handle(operator, _nothing)
+            counter.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
+            counter.set_op_handle("aten::baddbmm", _baddbmm_macs)
+            total = int(counter.total())
+            unknown = counter.unsupported_ops()
+            if unknown:
+                raise UncountedOperatorError(
+                    f"MACs cannot be counted: no count is known for {', '.join(sorted(unknown))}; "
+                    "give it a handler or list it in UNCOUNTED."
+                )
+            return total
+    finally:
+        model.train(training)
+
+
+def _nothing(inputs: list[Any], outputs: list[Any]) -> float:
+    return 0.0
+
+
+def _attention_macs(inputs: list[Any], outputs: list[Any]) -> float:
+    """Queries (..., L, E), keys (..., S, E), values (..., S, V): L*S*(E+V) for each leading index."""
+    query, key, value = (x.type().sizes() for x in inputs[:3])
+    return float(prod(query[:-2]) * query[-2] * key[-2] * (query[-1] + value[-1]))
+
+
+def _baddbmm_macs(inputs: list[Any], outputs: list[Any]) -> float:
+    """(B, N, K) times (B, K, M): B*N*K*M."""
+    left, right = (x.type().sizes() for x in inputs[1:3])
+    return float(prod(left) * right[-1])
+
+
+logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)

@@ -1,0 +1,96 @@
+"""Batches from memory: a whole batch is cropped, flipped and normalised at once, on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from hybridnas.data.dataset import Split
+
+
+class Batches:
+    """One part of a data set at one image size, on one device, as uint8.
+
+    Args:
+        part: Images (N, C, H, W) and labels (N,).
+        image_size: Images are resized to it (bilinear, antialiased) when they are loaded.
+        device: Where the images lie and the batches are made.
+        mean: Of each channel, in 0..255.
+        std: Of each channel, in 0..255.
+    """
+
+    def __init__(self, part: Split, image_size: int, device: torch.device, mean: Tensor, std: Tensor) -> None:
+        self.images = resize(torch.from_numpy(part.images), image_size).to(device)
+        self.labels = torch.from_numpy(part.labels).to(device)
+        self.mean = mean.to(device).view(1, -1, 1, 1)
+        self.std = std.to(device).view(1, -1, 1, 1)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def shuffled(
+        self, batch_size: int, generator: torch.Generator, *, shift: int, flip: bool
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch of whole augmented batches in random order: (B, 3, H, W) float, (B,) int64.
+
+        A part smaller than a batch makes one batch of all its images.
+        """
+        count = len(self)
+        order = torch.randperm(count, generator=generator)
+        size = min(batch_size, count)
+        for start in range(0, count - size + 1, size):
+            chosen = order[start : start + size].to(self.images.device)
+            images = self.images[chosen]
+            if shift:
+                images = random_shift(images, shift, generator)
+            if flip:
+                mirrored = torch.rand(size, generator=generator).to(images.device) < 0.5
+                images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
+            yield self._normal(images), self.labels[chosen]
+
+    def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All images once, in order, as they are."""
+        for start in range(0, len(self), batch_size):
+            yield self._normal(self.images[start : start + batch_size]), self.labels[start : start + batch_size]
+
+    def _normal(self, images: Tensor) -> Tensor:
+        normal = (images.float() - self.mean) / self.std
+        return normal.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+
+
+def channel_statistics(part: Split) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel (C,), in 0..255, over at most 2,000 images of `part`."""
+    sample = part.images[:: max(1, len(part) // 2000)].astype(np.float32)
+    mean, std = sample.mean((0, 2, 3)), sample.std((0, 2, 3))
+    return torch.from_numpy(mean), torch.from_numpy(np.maximum(std, 1.0))
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """uint8 (N, C, H, W) to (N, C, size, size), the shorter side scaled to `size` and the longer cropped centrally."""
+    height, width = images.shape[2:]
+    if (height, width) != (size, size):
+        scale = size / min(height, width)
+        target = (max(size, round(height * scale)), max(size, round(width * scale)))
+        parts = [
+            F.interpolate(chunk.float(), target, mode="bilinear", antialias=True).round_().clamp_(0, 255).byte()
+            for chunk in images.split(256)
+        ]
+        images = torch.cat(parts)
+        top, left = (target[0] - size) // 2, (target[1] - size) // 2
+        images = images[:, :, top : top + size, left : left + size]
+    return images.contiguous()
+
+
+def random_shift(images: Tensor, limit: int, generator: torch.Generator) -> Tensor:
+    """Shift each image of (B, C, H, W) by up to `limit` pixels each way; what comes in repeats the border."""
+    B, C, H, W = images.shape  # noqa: N806
+    offsets = torch.randint(-limit, limit + 1, (2, B, 1), generator=generator).to(images.device)
+    rows = (torch.arange(H, device=images.device) + offsets[0]).clamp_(0, H - 1)  # (B, H)
+    columns = (torch.arange(W, device=images.device) + offsets[1]).clamp_(0, W - 1)  # (B, W)
+    batch = torch.arange(B, device=images.device).view(B, 1, 1)
+    # Advanced indices around the channel slice put the channels last.
+    return images[batch, :, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)

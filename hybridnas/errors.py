@@ -1,0 +1,53 @@
+"""What can go wrong, as one hierarchy.
+
+* HybridNasError
+  * UserError              the user's input; commands print the sentence and exit with 2
+    - ArchitectureError    a description that no network can have
+    - SpaceError           a search-space file, with its line and key
+    - DataError            images or labels
+    - ConfigError          a flag, or flags that do not go together
+    - RunError             a run folder that cannot be read or continued
+  * BudgetError            no design holds the budget; commands exit with 3
+  * TrainingFailed         one training run ended without an accuracy; its trial is marked failed
+  * OutOfTime              one training run would not end before the deadline; its trial is dropped
+"""
+
+
+class HybridNasError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class UserError(HybridNasError):
+    """A mistake in the input, said in one sentence: what, where, and what is allowed."""
+
+
+class ArchitectureError(UserError):
+    """A description that no network can have."""
+
+
+class SpaceError(UserError):
+    """A search-space file that cannot be searched."""
+
+
+class DataError(UserError):
+    """Images or labels that cannot be trained on."""
+
+
+class ConfigError(UserError):
+    """A setting out of range, or settings that do not go together."""
+
+
+class RunError(UserError):
+    """A run folder that cannot be read or continued."""
+
+
+class BudgetError(HybridNasError):
+    """No design of the space holds the budget."""
+
+
+class TrainingFailed(HybridNasError):  # noqa: N818 (the domain's word for it)
+    """A training run that diverged or ran out of memory; the message is the reason."""
+
+
+class OutOfTime(HybridNasError):  # noqa: N818
+    """A training run that would not end before its deadline."""

@@ -1,0 +1,37 @@
+"""Writing so that a kill at any moment leaves the old file or the new one, never half of one."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+
+def write_atomic(path: Path, write: str | bytes | Callable[[Path], object]) -> None:
+    """Write `path` by renaming a finished temporary file beside it over it.
+
+    Args:
+        path: The file; its folder is made if needed.
+        write: The content, or a function that writes a file at the path that it is given.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        if isinstance(write, str):
+            temporary.write_text(write, encoding="utf-8")
+        elif isinstance(write, bytes):
+            temporary.write_bytes(write)
+        else:
+            write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        # mkstemp makes the file private; the finished one gets what the umask gives any file.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

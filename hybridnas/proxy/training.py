@@ -1,0 +1,183 @@
+"""One short training run: what a candidate's accuracy comes from.
+
+AdamW with a linear warm-up and a cosine to zero, label smoothing and gradient clipping (the recipe of ConvNeXt,
+arXiv:2201.03545, appendix A, cut to a few epochs): attention needs the warm-up, and in runs this short nearly no
+augmentation helps anybody.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from hybridnas.architecture import Architecture
+from hybridnas.data.batches import Batches, channel_statistics
+from hybridnas.data.dataset import Dataset
+from hybridnas.errors import OutOfTime, TrainingFailed
+from hybridnas.model import HybridNet, build
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a run trains. `learning_rate` is for a batch of 128 and grows with the square root of the batch."""
+
+    epochs: int
+    batch_size: int = 128
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.05
+    warm_up: float = 0.2  # share of all steps
+    label_smoothing: float = 0.1
+    clip_norm: float = 1.0
+    shift: float = 1 / 16  # of the image size, the largest random shift
+    flip: bool = False
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """A trained network, its validation accuracy after each epoch, and the seconds that it took."""
+
+    model: HybridNet = field(repr=False)
+    accuracies: tuple[float, ...]
+    seconds: float
+
+    @property
+    def accuracy(self) -> float:
+        """Validation accuracy at the end, 0..1."""
+        return self.accuracies[-1]
+
+
+class Trainer:
+    """Trains architectures on one data set and one device.
+
+    Images are resized once for each image size and kept.
+    """
+
+    def __init__(self, dataset: Dataset, device: torch.device, *, threads: int) -> None:
+        self.dataset = dataset
+        self.device = device
+        self.threads = threads
+        self.mean, self.std = channel_statistics(dataset.train)
+        self._batches: dict[tuple[str, int], Batches] = {}
+
+    def batches(self, part: str, image_size: int) -> Batches:
+        """The part 'train', 'validation' or 'test' at `image_size`."""
+        if (part, image_size) not in self._batches:
+            split = getattr(self.dataset, part)
+            self._batches[part, image_size] = Batches(split, image_size, self.device, self.mean, self.std)
+        return self._batches[part, image_size]
+
+    def train(
+        self,
+        architecture: Architecture,
+        recipe: Recipe,
+        *,
+        seed: int,
+        seconds_left: float = math.inf,
+        on_step: Callable[[float], None] = lambda share: None,
+    ) -> TrainingResult:
+        """Train a fresh network; the same seed gives the same network on the same machine and versions.
+
+        Args:
+            architecture: What to train.
+            recipe: How.
+            seed: Of the weights, the order of the images and the augmentation.
+            seconds_left: Give up as soon as the run would clearly take longer.
+            on_step: Called with the share done, 0..1, after each step.
+
+        Raises:
+            TrainingFailed: the loss is no longer finite, or memory ran out.
+            OutOfTime: the run would take longer than `seconds_left`.
+        """
+        torch.set_num_threads(self.threads)
+        try:
+            return self._train(architecture, recipe, seed, seconds_left, on_step)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            raise TrainingFailed("out of memory") from None
+        except (RuntimeError, MemoryError) as error:
+            # What torch's CPU allocator raises is a plain RuntimeError.
+            if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+                raise TrainingFailed("out of memory") from None
+            raise
+
+    def _train(
+        self,
+        architecture: Architecture,
+        recipe: Recipe,
+        seed: int,
+        seconds_left: float,
+        on_step: Callable[[float], None],
+    ) -> TrainingResult:
+        start = time.perf_counter()
+        images = self.batches("train", architecture.image_size)
+        torch.manual_seed(seed)
+        model = build(architecture, self.dataset.num_classes).to(self.device, memory_format=torch.channels_last)
+        order = torch.Generator().manual_seed(seed)
+        optimizer = torch.optim.AdamW(
+            _parameter_groups(model, recipe.weight_decay),
+            lr=recipe.learning_rate * math.sqrt(min(recipe.batch_size, len(images)) / 128),
+        )
+        steps_per_epoch = max(1, len(images) // recipe.batch_size)
+        total = recipe.epochs * steps_per_epoch
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, total, recipe.warm_up))
+        autocast = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda")
+        shift = round(recipe.shift * architecture.image_size)
+        accuracies: list[float] = []
+        step = 0
+        steady = start
+        for _ in range(recipe.epochs):
+            model.train()
+            for x, labels in images.shuffled(recipe.batch_size, order, shift=shift, flip=recipe.flip):
+                with autocast:
+                    loss = F.cross_entropy(model(x), labels, label_smoothing=recipe.label_smoothing)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+                optimizer.step()
+                schedule.step()
+                step += 1
+                if not math.isfinite(loss.item()):
+                    raise TrainingFailed(f"diverged: the loss is {loss.item()} at step {step} of {total}")
+                now = time.perf_counter()
+                if step == 2:  # the first steps pay for allocation and kernel selection
+                    steady = now
+                elif step >= 5:
+                    expected = now - start + (now - steady) / (step - 2) * (total - step)
+                    if expected > seconds_left * 1.1:
+                        raise OutOfTime(f"would take {expected:.0f} s, {seconds_left:.0f} s are left")
+                on_step(step / total)
+            accuracies.append(self.evaluate(model, "validation"))
+        return TrainingResult(model, tuple(accuracies), time.perf_counter() - start)
+
+    def evaluate(self, model: HybridNet, part: str) -> float:
+        """Accuracy of `model`, 0..1, on a part of the data."""
+        model.eval()
+        batches = self.batches(part, model.architecture.image_size)
+        right = 0
+        with torch.inference_mode():
+            for x, labels in batches.in_order(256):
+                right += int((model(x).argmax(1) == labels).sum())
+        return right / len(batches)
+
+
+def _rate(step: int, total: int, warm_up: float) -> float:
+    """Linear from zero over the warm-up, then half a cosine to zero."""
+    warm = max(1.0, warm_up * total)
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1.0, total - warm)))
+
+
+def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Weights of matrices and convolutions decay; norms, biases, scales and bias tables do not."""
+    decayed: list[Tensor] = []
+    free: list[Tensor] = []
+    for name, parameter in model.named_parameters():
+        (decayed if parameter.ndim >= 2 and "bias" not in name else free).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
