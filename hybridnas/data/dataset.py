@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,10 +24,6 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    def take(self, indices: NDArray[np.intp]) -> Split:
-        """The images at `indices`, copied."""
-        return Split(self.images[indices], self.labels[indices])
 
 
 @dataclass(frozen=True)
@@ -59,64 +56,80 @@ class Dataset:
         return digest.hexdigest()[:16]
 
 
+@dataclass(frozen=True)
+class Part:
+    """Labels (N,) of images that are not in memory yet; `load(indices)` returns those images (n, C, H, W)."""
+
+    labels: Labels
+    load: Callable[[NDArray[np.intp]], Images]
+
+    def split(self, indices: NDArray[np.intp]) -> Split:
+        """Load the images at `indices`."""
+        return Split(self.load(indices), self.labels[indices])
+
+
 def make_dataset(
     name: str,
-    labelled: Split,
-    test: Split | None,
+    labelled: Part,
+    test: Part | None,
     class_names: tuple[str, ...],
     *,
     seed: int,
     max_train: int,
-    max_validation: int,
+    max_validation: int = 5_000,
+    max_test: int = 10_000,
 ) -> Dataset:
-    """Check the parts and split what is labelled, stratified by class, into train, validation and, if missing, test.
+    """Check the labels, split them by class into train, validation and, if missing, test, and load what is used.
 
-    A fifth of `labelled` becomes the validation part; before that a fifth becomes the test part where none is given.
-    Both stay at that share; of the rest at most `max_train` images, and of the validation part at most
-    `max_validation`, are kept, every class in its share.
+    A fifth of `labelled` is held out for validation; before that a fifth for the test where none is given. Of each part
+    at most so many images are loaded, every class in its share.
 
     Raises:
-        DataError: fewer than two classes, or a class with too few images to be in every part.
+        DataError: fewer than two classes, a class with too few images to be in every part, or a label out of range.
     """
-    for part in (labelled, *([test] if test else [])):
-        if len(part) and not 0 <= part.labels.min() <= part.labels.max() < len(class_names):
-            raise DataError(f"{name}: labels must lie in 0..{len(class_names) - 1}, got {part.labels.max()}.")
+    for labels in (labelled.labels, *([test.labels] if test else [])):
+        for label in labels[(labels < 0) | (labels >= len(class_names))][:1]:
+            raise DataError(f"{name}: labels must lie in 0..{len(class_names) - 1}, got {label}.")
     counts = np.bincount(labelled.labels, minlength=len(class_names))
     if (counts > 0).sum() < 2:
         raise DataError(f"{name}: at least two classes are needed, got {int((counts > 0).sum())}.")
     least = 3 if test is None else 2
     for label in np.flatnonzero(counts < least):
         raise DataError(
-            f"{name}: class {class_names[label]!r} has {counts[label]} training images; at least {least} are needed, "
+            f"{name}: class {class_names[label]!r} has {counts[label]} training images; it needs at least {least}, "
             "one for each part."
         )
     generator = np.random.default_rng(seed)
+    rest = np.arange(len(labelled.labels))
     if test is None:
-        held_out, kept = stratified(labelled.labels, 0.2, generator)
-        labelled, test = labelled.take(kept), labelled.take(held_out)
-    held_out, kept = stratified(labelled.labels, 0.2, generator)
-    train, validation = labelled.take(kept), labelled.take(held_out)
+        test_indices, rest = stratified(labelled.labels, rest, 0.2, generator)
+        test = Part(labelled.labels, labelled.load)
+    else:
+        test_indices = np.arange(len(test.labels))
+    validation, train = stratified(labelled.labels, rest, 0.2, generator)
+
+    def limited(part: Part, indices: NDArray[np.intp], most: int) -> Split:
+        if len(indices) > most:
+            indices, _ = stratified(part.labels, indices, most / len(indices), generator)
+        return part.split(indices)
+
     return Dataset(
-        name, at_most(train, max_train, generator), at_most(validation, max_validation, generator), test, class_names
+        name,
+        limited(labelled, train, max_train),
+        limited(labelled, validation, max_validation),
+        limited(test, test_indices, max_test),
+        class_names,
     )
 
 
 def stratified(
-    labels: Labels, share: float, generator: np.random.Generator
+    labels: Labels, indices: NDArray[np.intp], share: float, generator: np.random.Generator
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Shuffled indices of `share` of each class, at least one of each and never all; and the other indices."""
+    """Shuffle `indices` and part them: `share` of each class, at least one and never all of it; and the others."""
     first, rest = [], []
-    for label in np.unique(labels):
-        members = generator.permutation(np.flatnonzero(labels == label))
+    for label in np.unique(labels[indices]):
+        members = generator.permutation(indices[labels[indices] == label])
         count = min(max(1, round(share * len(members))), max(1, len(members) - 1))
         first.append(members[:count])
         rest.append(members[count:])
     return generator.permutation(np.concatenate(first)), generator.permutation(np.concatenate(rest))
-
-
-def at_most(part: Split, count: int, generator: np.random.Generator) -> Split:
-    """`part`, or a stratified choice of about `count` of its images."""
-    if len(part) <= count:
-        return part
-    chosen, _ = stratified(part.labels, count / len(part), generator)
-    return part.take(chosen)

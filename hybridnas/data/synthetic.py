@@ -1,8 +1,10 @@
 """The embedded default data set: procedural, deterministic, made in about a second, with nothing to download.
 
-A class is a local texture *and* a long-range arrangement. An image holds two patches of the class's texture, placed
-beside, above or diagonal to each other, far apart, anywhere in the image, and two distractors of other textures. Who
-sees only patches knows the texture but not the arrangement; who sees only the coarse layout finds four alike blobs.
+A class is a local texture *and* a long-range arrangement. An image holds a grating, whose orientation is the texture,
+and a bright spot, both anywhere, some way apart; the direction from the spot to the grating is the arrangement. Patches
+of one image, seen one by one or in any order, tell the texture but not the arrangement: spot and grating look alike in
+all arrangements, and each of them may lie anywhere. The coarse layout tells the arrangement but not the texture, whose
+stripes are a few pixels wide.
 """
 
 from __future__ import annotations
@@ -12,15 +14,22 @@ from numpy.typing import NDArray
 
 from hybridnas.data.dataset import Dataset, Split
 
-#: Grating orientations, in units of pi: the local textures.
-ORIENTATIONS = (0.0, 0.25, 0.5, 0.75)
-#: Directions from the first patch of the pair to the second, in units of pi: the long-range arrangements.
-ARRANGEMENTS = (0.0, 0.25, 0.5, 0.75)
+#: Orientations of the grating, in units of pi: the local textures.
+TEXTURES = {"vertical": 0.0, "rising": 0.25, "horizontal": 0.5, "falling": 0.75}
+#: Directions from the spot to the grating, in units of pi: the long-range arrangements.
+ARRANGEMENTS = {"right": 0.0, "below": 0.5, "left": 1.0, "above": 1.5}
 
-WAVELENGTH = 0.13  # of the image's side: about 4 pixels at 32
-PATCH_RADIUS = 0.12
-DISTANCE = (0.42, 0.52)  # between the two patches of the pair
-NOISE = 0.35
+# Lengths are shares of the image's side.
+WAVELENGTH = 0.13  # about 4 pixels at 32
+GRATING_SIGMA = 0.10
+SPOT_SIGMA = 0.06
+MARGIN = 0.12  # of the centres, to the border
+DISTANCE = (0.40, 0.60)  # from the spot to the grating
+NUM_DECOYS = 0
+DECOY = 1.0
+TILT = 0.03  # standard deviation of the orientation, in units of pi
+WOBBLE = 0.06  # standard deviation of the direction, in units of pi
+NOISE = 0.35  # standard deviation; the contrasts are 0.6 to 1
 
 
 def synthetic_dataset(
@@ -32,12 +41,12 @@ def synthetic_dataset(
         _draw(image_size, count, np.random.default_rng(stream))
         for count, stream in zip((num_train, num_validation, num_test), streams, strict=True)
     )
-    names = tuple(f"texture{t}-{a}" for t in range(len(ORIENTATIONS)) for a in ("beside", "falling", "above", "rising"))
+    names = tuple(f"{texture}-{arrangement}" for texture in TEXTURES for arrangement in ARRANGEMENTS)
     return Dataset("synthetic", train, validation, test, names)
 
 
 def _draw(image_size: int, count: int, generator: np.random.Generator) -> Split:
-    num_classes = len(ORIENTATIONS) * len(ARRANGEMENTS)
+    num_classes = len(TEXTURES) * len(ARRANGEMENTS)
     labels = generator.permutation(np.arange(count) % num_classes)
     images = np.empty((count, 3, image_size, image_size), np.uint8)
     for start in range(0, count, 256):
@@ -48,38 +57,49 @@ def _draw(image_size: int, count: int, generator: np.random.Generator) -> Split:
 
 def _paint(size: int, labels: NDArray[np.intp], generator: np.random.Generator) -> NDArray[np.uint8]:
     """(B, 3, size, size) for the labels (B,)."""
-    count = len(labels)
+    B = len(labels)  # noqa: N806
     texture, arrangement = np.divmod(labels, len(ARRANGEMENTS))
-    centres = _centres(arrangement, generator)  # (B, 4, 2)
-    others = (texture[:, None] + _two_others(count, generator)) % len(ORIENTATIONS)
-    textures = np.concatenate([texture[:, None], texture[:, None], others], axis=1)  # (B, 4)
-
-    axis = (np.arange(size, dtype=np.float32) + 0.5) / size
-    x = axis[None, None, None, :] - centres[:, :, 0, None, None]
-    y = axis[None, None, :, None] - centres[:, :, 1, None, None]
-    angle = np.pi * (np.take(ORIENTATIONS, textures) + generator.normal(0, 0.03, textures.shape))[..., None, None]
-    phase = generator.uniform(0, 2 * np.pi, (count, 4, 1, 1))
-    contrast = generator.uniform(0.6, 1.0, (count, 4, 1, 1))
-    wave = np.cos((x * np.cos(angle) + y * np.sin(angle)) * (2 * np.pi / WAVELENGTH) + phase)
-    window = np.exp(-(x**2 + y**2) / (2 * (PATCH_RADIUS * 0.75) ** 2))
-    grey = (contrast * window * wave).sum(1)  # (B, size, size)
-
-    tint = generator.uniform(0.7, 1.0, (count, 3, 1, 1))
-    noise = generator.normal(0, NOISE, (count, 3, size, size))
+    spot, grating = _centres(arrangement, generator)
+    grey = _spot(size, spot, generator) + _grating(size, grating, texture, generator)
+    for i in range(NUM_DECOYS):
+        c = generator.uniform(MARGIN, 1 - MARGIN, (B, 2))
+        grey += DECOY * _grating(size, c, generator.integers(0,4,B), generator)
+    tint = generator.uniform(0.7, 1.0, (B, 3, 1, 1)).astype(np.float32)
+    noise = generator.standard_normal((B, 3, size, size), np.float32) * NOISE
     return np.clip(127.5 + 80 * (grey[:, None] * tint + noise), 0, 255).astype(np.uint8)
 
 
-def _centres(arrangement: NDArray[np.intp], generator: np.random.Generator) -> NDArray[np.float32]:
-    """Centres (B, 4, 2) of the pair and the two distractors, in 0..1."""
-    count = len(arrangement)
-    direction = np.pi * (np.take(ARRANGEMENTS, arrangement) + generator.normal(0, 0.02, count))
-    offset = generator.uniform(*DISTANCE, count)[:, None] * np.stack([np.cos(direction), np.sin(direction)], 1) / 2
-    room = 0.5 - np.abs(offset) - PATCH_RADIUS
-    middle = 0.5 + generator.uniform(-1, 1, (count, 2)) * room
-    distractors = generator.uniform(PATCH_RADIUS, 1 - PATCH_RADIUS, (count, 2, 2))
-    return np.concatenate([(middle - offset)[:, None], (middle + offset)[:, None], distractors], 1).astype(np.float32)
+def _spot(size: int, centre: NDArray[np.float32], generator: np.random.Generator) -> NDArray[np.float32]:
+    x, y = _around(centre, size)
+    return _contrast(len(centre), generator) * np.exp(-(x**2 + y**2) / (2 * SPOT_SIGMA**2))
 
 
-def _two_others(count: int, generator: np.random.Generator) -> NDArray[np.intp]:
-    """Two different steps (B, 2) to other textures."""
-    return np.argsort(generator.random((count, len(ORIENTATIONS) - 1)), axis=1)[:, :2] + 1
+def _grating(
+    size: int, centre: NDArray[np.float32], texture: NDArray[np.intp], generator: np.random.Generator
+) -> NDArray[np.float32]:
+    x, y = _around(centre, size)
+    B = len(centre)
+    angle = np.pi * (np.take(list(TEXTURES.values()), texture) + generator.normal(0, TILT, B))
+    angle = angle.astype(np.float32)[:, None, None]
+    phase = generator.uniform(0, 2 * np.pi, (B, 1, 1)).astype(np.float32)
+    wave = np.cos((x * np.cos(angle) + y * np.sin(angle)) * np.float32(2 * np.pi / WAVELENGTH) + phase)
+    return _contrast(B, generator) * wave * np.exp(-(x**2 + y**2) / (2 * GRATING_SIGMA**2))
+
+
+def _around(centre: NDArray[np.float32], size: int):
+    axis = (np.arange(size, dtype=np.float32) + 0.5) / size
+    centre = centre.astype(np.float32)
+    return axis[None, None, :] - centre[:, 0, None, None], axis[None, :, None] - centre[:, 1, None, None]
+
+
+def _contrast(count: int, generator: np.random.Generator) -> NDArray[np.float32]:
+    return generator.uniform(0.6, 1.0, (count, 1, 1)).astype(np.float32)
+
+
+def _centres(arrangement, generator):
+    B = len(arrangement)
+    direction = np.pi * (np.take(list(ARRANGEMENTS.values()), arrangement) + generator.normal(0, WOBBLE, B))
+    offset = generator.uniform(*DISTANCE, B)[:, None] * np.stack([np.cos(direction), np.sin(direction)], 1)
+    room = 1 - 2 * MARGIN - np.abs(offset)
+    spot = MARGIN + np.maximum(-offset, 0) + generator.uniform(size=(B, 2)) * room
+    return spot, spot + offset

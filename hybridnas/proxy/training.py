@@ -23,6 +23,10 @@ from hybridnas.errors import OutOfTime, TrainingFailed
 from hybridnas.model import HybridNet, build
 
 
+#: Epochs of a run where nothing else is asked for.
+DEFAULT_EPOCHS = 4
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How a run trains. `learning_rate` is for a batch of 128 and grows with the square root of the batch."""

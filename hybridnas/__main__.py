@@ -1,0 +1,30 @@
+"""`hybridnas COMMAND`: the commands under one name. `hybridnas search` is `python -m hybridnas.search`."""
+
+from __future__ import annotations
+
+import typer
+
+from hybridnas.cli import run
+from hybridnas.profile import profile
+from hybridnas.report.__main__ import report
+from hybridnas.search import search
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    help="Hybrid-architecture search for your data and your device.",
+)
+app.command("search")(search)
+app.command("profile")(profile)
+app.command("report")(report)
+
+
+def main() -> None:
+    """Entry point of the `hybridnas` script."""
+    run(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""What all commands share: errors become one sentence and an exit code.
+
+0 done, 1 a defect of ours, 2 the user's input, 3 no design holds the budget, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+
+import typer
+
+from hybridnas.errors import BudgetError, UserError
+
+
+def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit with its code."""
+    sys.exit(exit_code(app, arguments))
+
+
+def exit_code(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
+    """Run a command; print what went wrong to standard error; return the exit code."""
+    # timm scripts functions when it is imported, which newer versions of torch warn of; nothing a user can act on.
+    warnings.filterwarnings("ignore", message=r".*torch\.jit\.script", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=r".*torch\.jit\.script", category=DeprecationWarning)
+    try:
+        # Commands return nothing; --help ends in typer's own code.
+        return int(app(arguments, standalone_mode=False) or 0)
+    except (UserError, BudgetError) as error:
+        print(f"hybridnas: {error}", file=sys.stderr)
+        return 3 if isinstance(error, BudgetError) else 2
+    except (KeyboardInterrupt, typer.Abort):
+        print("hybridnas: stopped; what finished is kept.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        # Typer's usage errors have no public class that holds over its versions, but all can say themselves.
+        message = getattr(error, "format_message", None)
+        if message is None:
+            raise
+        print(f"hybridnas: {message()}", file=sys.stderr)
+        return 2

@@ -1,0 +1,95 @@
+"""The settings of a search: every flag of the command is a field here."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from hybridnas.errors import ConfigError
+
+DEFAULT_SECONDS = 270.0
+
+#: What a resumed run may change.
+CHANGEABLE = frozenset({"trials", "time", "out"})
+
+_UNITS = {"h": 3600, "m": 60, "s": 1}
+
+
+def parse_seconds(value: Any) -> Any:
+    """'4m30s', '90s', '2h' or a number of seconds, as seconds; anything else goes back as it came."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip().lower()
+    if re.fullmatch(r"(\d+(\.\d+)?[hms])+", text):
+        return sum(float(number) * _UNITS[unit] for number, unit in re.findall(r"([\d.]+)([hms])", text))
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"must be a duration such as 5m, 4m30s or 90s, got {value!r}") from None
+
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class SearchConfig(BaseModel):
+    """What to search, on which data, for which device, and when to stop. Budgets that are None do not bind.
+
+    >>> SearchConfig(budget_ms=10, time="4m30s").time
+    270.0
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    space: str | None = None
+    data: str = "synthetic"
+    budget_ms: Positive | None = None
+    budget_macs: Positive | None = None
+    budget_params: Positive | None = None
+    trials: Count | None = None
+    time: Annotated[Positive | None, BeforeValidator(parse_seconds)] = None
+    epochs: Count | None = None
+    image_size: Annotated[int, Field(ge=8)] | None = None
+    batch_size: Count | None = None
+    train_images: Count = 4000
+    flip: bool = False
+    device: str | None = None
+    target: str | None = None
+    latency_batch_size: Count = 1
+    threads: Count | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    out: Path | None = None
+
+    @classmethod
+    def checked(cls, **fields: Any) -> SearchConfig:
+        """Make one from flags; a wrong value is a ConfigError that names the flag."""
+        try:
+            return cls(**fields)
+        except ValidationError as error:
+            first = error.errors()[0]
+            flag = "--" + str(first["loc"][0]).replace("_", "-")
+            problem = first["msg"].removeprefix("Value error, ")
+            shown = "" if "got" in problem else f", got {first['input']}"
+            raise ConfigError(f"{flag}: {problem[0].lower()}{problem[1:]}{shown}.") from None
+
+    def check_resumable(self, stored: SearchConfig) -> None:
+        """Refuse to go on with a run whose settings differ from those given now.
+
+        Raises:
+            ConfigError: names the first flag that was given with another value.
+        """
+        for name in sorted(self.model_fields_set - CHANGEABLE):
+            now, then = getattr(self, name), getattr(stored, name)
+            if now != then:
+                flag = "--" + name.replace("_", "-")
+                raise ConfigError(
+                    f"{flag} was {_shown(then)} in this run and cannot become {_shown(now)}: "
+                    "--resume may change only --trials and --time."
+                )
+
+
+def _shown(value: object) -> str:
+    return "not given" if value is None else str(value)

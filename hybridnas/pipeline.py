@@ -1,0 +1,221 @@
+"""The main job from settings to a finished run folder: read, search, confirm, export, report."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from hybridnas.config import DEFAULT_SECONDS, SearchConfig
+from hybridnas.cost.latency import Timer, best_device, local_device
+from hybridnas.cost.measure import Budget
+from hybridnas.data.dataset import Dataset
+from hybridnas.data.sources import open_source
+from hybridnas.errors import ConfigError, RunError
+from hybridnas.export.bundle import export_bundle
+from hybridnas.files import write_atomic
+from hybridnas.proxy.training import DEFAULT_EPOCHS, Recipe, Trainer
+from hybridnas.report.figures import draw_pareto
+from hybridnas.report.progress import SearchDisplay
+from hybridnas.report.tables import front_table, summary
+from hybridnas.space import SearchSpace
+from hybridnas.study.confirm import LONGER, Confirmed, confirm
+from hybridnas.study.loop import Search
+from hybridnas.study.run import Run
+
+#: Of the allowed time, what is kept for confirming; and the seconds that export and drawing take.
+CONFIRM_SHARE = 0.2
+FINISH_S = 8.0
+
+#: The largest image side that the space for small images is meant for.
+TINY_LIMIT = 64
+
+
+def run_search(
+    config: SearchConfig,
+    *,
+    resume: bool = False,
+    console: Console | None = None,
+    started: float | None = None,
+) -> Run:
+    """Search, confirm the best, export it, and leave a run folder.
+
+    Args:
+        config: The settings. With `resume`, those that were not given are taken from the run.
+        resume: Go on with the run in `config.out` (default: the newest under runs/).
+        console: Where progress and results are printed; None prints nothing.
+        started: `time.monotonic()` when the command began, from which `config.time` counts; None is now.
+
+    Raises:
+        UserError: something in the settings, the space or the data is wrong.
+        BudgetError: no design holds the budget.
+        KeyboardInterrupt: stopped; all finished trials are on disk and the front is drawn.
+    """
+    started = time.monotonic() if started is None else started
+    console = console or Console(quiet=True)
+    config, folder = _open(config, resume=resume)
+
+    source = open_source(config.data)
+    native = config.image_size or source.native_size or 0
+    config = config.model_copy(update={"space": config.space or ("tiny" if native <= TINY_LIMIT else "hybrid")})
+    assert config.space
+    snapshot = folder / "space.yaml"
+    space = SearchSpace.load(config.space) if not resume else _stored_space(snapshot, config.space)
+    if config.image_size:
+        space = space.with_image_size(config.image_size)
+    device = local_device(config.device or best_device())
+    dataset = source.load(max(space.file.image_size), config.seed, config.train_images)
+    console.print(f"data   {_about(dataset)}")
+    console.print(f"space  {space.name}: {space.size:.3g} architectures, {len(space.layouts())} known layouts")
+
+    timer = _timer(config, folder / "environment.json" if resume else None)
+    budget = Budget(config.budget_ms, config.budget_macs, config.budget_params)
+    console.print(
+        f"target {timer.target}, {timer.threads} threads, batch {timer.batch_size}; budget {budget}; training on {device}"
+    )
+    if not resume:
+        _begin(folder, config, space, timer, dataset)
+    elif json.loads((folder / "environment.json").read_bytes())["data_fingerprint"] != dataset.fingerprint():
+        raise RunError(f"--data {config.data} is not what it was when {folder} began; put it back to go on.")
+    console.print(f"run    {folder}", soft_wrap=True)
+
+    trainer = Trainer(dataset, device, threads=_cores())
+    recipe = Recipe(
+        epochs=config.epochs or DEFAULT_EPOCHS,
+        batch_size=config.batch_size or Recipe.batch_size,
+        flip=config.flip,
+    )
+    end = started + config.time if config.time else float("inf")
+    reserve = FINISH_S + (CONFIRM_SHARE * config.time if config.time else 0.0)
+
+    with SearchDisplay(console, config, started) as display:
+        search = Search(folder, space, budget, timer, trainer, recipe, config.seed, display.update)
+        with _drawn_if_stopped(folder):
+            search.run(trials=config.trials, seconds_left=lambda: end - reserve - time.monotonic())
+            if not search.num_trained:
+                raise ConfigError(
+                    f"--time {config.time:g}: no trial fits into {config.time:g} s here; allow more time, fewer "
+                    "--epochs or fewer --train-images."
+                )
+            confirmed = confirm(search, lambda: end - FINISH_S - time.monotonic(), display.say)
+    _finish(folder, confirmed, trainer, search)
+    run = Run.load(folder)
+    draw_pareto(run, folder / "pareto.png")
+    console.print(front_table(run))
+    console.print(summary(run), highlight=False)
+    console.print(f"Written: {folder}/best (model.py loads it), trials.csv, pareto.csv, pareto.png", highlight=False)
+    return run
+
+
+def _open(config: SearchConfig, *, resume: bool) -> tuple[SearchConfig, Path]:
+    """The settings in force and the run folder: a new one's name, or an old one's path."""
+    if not resume:
+        if config.trials is None and config.time is None:
+            config = config.model_copy(update={"time": DEFAULT_SECONDS})
+        folder = config.out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}"
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ConfigError(f"--out {folder} exists already; choose another name, or go on with it by --resume.")
+        return config, folder
+    folder = config.out or _newest_run()
+    stored = Run.load(folder).config
+    config.check_resumable(stored)
+    given = {name: getattr(config, name) for name in ("trials", "time") if name in config.model_fields_set}
+    if given:  # a new stop replaces the old one, whichever kind it was
+        stored = stored.model_copy(update={"trials": None, "time": None})
+    return stored.model_copy(update={**given, "out": folder}), folder
+
+
+def _newest_run() -> Path:
+    found = sorted(Path("runs").glob("*/config.json"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise RunError("--resume: there is no run folder under runs/; name one with --out.")
+    return found[-1].parent
+
+
+def _stored_space(snapshot: Path, name: str) -> SearchSpace:
+    """The space as it was when the run began, whatever became of its file since."""
+    try:
+        text = snapshot.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{snapshot} cannot be read: {error}.") from None
+    return SearchSpace.parse(text, name=Path(name).stem, file=str(snapshot))
+
+
+def _timer(config: SearchConfig, environment: Path | None) -> Timer:
+    stored = json.loads(environment.read_bytes()) if environment else {}
+    return Timer(
+        config.target or best_device(),
+        batch_size=config.latency_batch_size,
+        threads=config.threads or _cores(),
+        reference_ms=stored.get("reference_ms"),
+    )
+
+
+def _begin(folder: Path, config: SearchConfig, space: SearchSpace, timer: Timer, dataset: Dataset) -> None:
+    """Write what a resumed run needs; config.json last, as it makes the folder a run folder."""
+    resolved = config.model_copy(update={"target": timer.target, "threads": timer.threads, "out": None})
+    environment: dict[str, Any] = timer.environment() | {
+        "data_fingerprint": dataset.fingerprint(),
+        "versions": {name: importlib.metadata.version(name) for name in ("hybridnas", "timm", "optuna")},
+    }
+    write_atomic(folder / "space.yaml", space.text)
+    write_atomic(folder / "environment.json", json.dumps(environment, indent=2))
+    write_atomic(folder / "config.json", resolved.model_dump_json(indent=2))
+
+
+def _finish(folder: Path, confirmed: list[Confirmed], trainer: Trainer, search: Search) -> None:
+    winner = confirmed[0]
+    dataset = trainer.dataset
+    test_accuracy = trainer.evaluate(winner.model, "test")
+    export_bundle(
+        winner.model.cpu(),
+        folder / "best",
+        class_names=dataset.class_names,
+        mean=trainer.mean.tolist(),
+        std=trainer.std.tolist(),
+    )
+    result = {
+        "winner": winner.record.number,
+        "num_classes": dataset.num_classes,
+        "latency_ms_p50": winner.latency.p50,
+        "latency_ms_p95": winner.latency.p95,
+        "latency_ms_raw_p50": winner.latency.raw_p50,
+        "accuracy": winner.accuracy,
+        "epochs": search.recipe.epochs * (LONGER if winner.longer else 1),
+        "test_accuracy": test_accuracy,
+        "confirmed": [
+            {"number": c.record.number, "accuracy": c.accuracy, "longer": c.longer, "latency_ms_p50": c.latency.p50}
+            for c in confirmed
+        ],
+    }
+    write_atomic(folder / "result.json", json.dumps(result, indent=2))
+    write_atomic(folder / "pareto.csv", Run.load(folder).front().to_csv(index=False))
+
+
+@contextmanager
+def _drawn_if_stopped(folder: Path) -> Iterator[None]:
+    """On Ctrl-C, leave a picture of what was found so far."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if (folder / "trials.csv").is_file():
+            draw_pareto(Run.load(folder), folder / "pareto.png")
+        raise
+
+
+def _about(dataset: Dataset) -> str:
+    parts = f"{len(dataset.train)} train, {len(dataset.validation)} validation, {len(dataset.test)} test images"
+    return f"{dataset.name}: {parts}, {dataset.num_classes} classes"
+
+
+def _cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

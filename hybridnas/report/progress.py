@@ -1,0 +1,86 @@
+"""What a person sees while a search runs: a bar with the best so far and the time left, and a line a trial."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from hybridnas.config import SearchConfig
+from hybridnas.study.loop import Progress as SearchProgress
+from hybridnas.study.records import TrialRecord
+
+
+class SearchDisplay:
+    """A live bar on a terminal, plain lines elsewhere. Use it as a context manager."""
+
+    def __init__(self, console: Console, config: SearchConfig, started: float) -> None:
+        self._console = console
+        self._config = config
+        self._started = started
+        self._best: TrialRecord | None = None
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.fields[best]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("search", total=1.0, left="", best="")
+
+    def __enter__(self) -> SearchDisplay:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def update(self, progress: SearchProgress) -> None:
+        """A step was trained, or a trial ended."""
+        if progress.ended:
+            record = progress.ended
+            if record.accuracy is not None and (self._best is None or record.accuracy > (self._best.accuracy or 0)):
+                self._best = record
+            self.say(_line(record))
+        trained = sum(record.accuracy is not None for record in progress.records)
+        elapsed = time.monotonic() - self._started
+        shares, left = [], ""
+        if self._config.trials:
+            shares.append((trained + progress.share) / self._config.trials)
+        if self._config.time:
+            shares.append(elapsed / self._config.time)
+            left = f"{_clock(self._config.time - elapsed)} left"
+        elif trained:
+            left = f"about {_clock(elapsed / max(shares[0], 1e-6) - elapsed)} left"
+        best = ""
+        if self._best and self._best.cost:
+            best = f"best {100 * (self._best.accuracy or 0):.1f} % at {self._best.cost.latency_ms_p50:.2f} ms"
+        self._bar.update(
+            self._task, completed=min(max(shares), 1.0), description=f"trial {trained + 1}", left=left, best=best
+        )
+
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _line(record: TrialRecord) -> str:
+    """One trial: number, outcome, and what it is."""
+    name = record.architecture.families + (f" ({record.design})" if record.design else "")
+    ms = record.cost.latency_ms_p50 if record.cost else None
+    if record.status == "complete":
+        outcome = f"{100 * (record.accuracy or 0):5.1f} %  {ms:6.2f} ms  {record.seconds:5.1f} s"
+    else:
+        outcome = f"{record.status}: {record.reason}"
+    return f"  {record.number:4d}  {outcome}  {name} {record.architecture.image_size} px"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    return f"{minutes}:{rest:02d}"

@@ -1,0 +1,98 @@
+"""`python -m hybridnas.search`: find the best architecture within a budget."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hybridnas.cli import run
+
+STARTED = time.monotonic()
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+GOAL, RUN, TRAINING, DEVICE = "What to search", "The run", "Short training", "Device"
+
+
+def _option(*names: str, help: str, panel: str) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False)
+
+
+@app.command()
+def search(
+    folder: Annotated[Path | None, typer.Argument(help="With --resume: the run folder (default: the newest).")] = None,
+    budget_ms: Annotated[float | None, _option(help="Median latency allowed on the target.", panel=GOAL)] = None,
+    budget_macs: Annotated[float | None, _option(help="Multiply-adds allowed, e.g. 5e6.", panel=GOAL)] = None,
+    budget_params: Annotated[float | None, _option(help="Parameters allowed, e.g. 1e6.", panel=GOAL)] = None,
+    space: Annotated[
+        str | None,
+        _option(
+            help="A shipped space (tiny, hybrid, coatnet) or a YAML file. Default: tiny up to 64 px, hybrid above.",
+            panel=GOAL,
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        _option(
+            help="A folder of class folders, an .npz file, or torchvision:NAME. Default: embedded images.", panel=GOAL
+        ),
+    ] = None,
+    trials: Annotated[int | None, _option(help="Stop after so many trained architectures.", panel=RUN)] = None,
+    time: Annotated[
+        str | None,
+        _option(help="All must end within this, e.g. 5m or 90s. Default: 4m30s without --trials.", panel=RUN),
+    ] = None,
+    seed: Annotated[int | None, _option(help="Of data split, proposals and trainings. Default: 0.", panel=RUN)] = None,
+    out: Annotated[Path | None, _option(help="The run folder. Default: runs/ and the time.", panel=RUN)] = None,
+    resume: Annotated[
+        bool, _option("--resume", help="Go on with a run; only --trials and --time may change.", panel=RUN)
+    ] = False,
+    epochs: Annotated[int | None, _option(help="Of each short training.", panel=TRAINING)] = None,
+    batch_size: Annotated[int | None, _option(help="Images a training step.", panel=TRAINING)] = None,
+    image_size: Annotated[
+        int | None, _option(help="Pixels a side; replaces the image sizes of the space.", panel=TRAINING)
+    ] = None,
+    train_images: Annotated[
+        int | None, _option(help="At most so many images a training epoch. Default: 4000.", panel=TRAINING)
+    ] = None,
+    flip: Annotated[
+        bool | None,
+        _option("--flip/--no-flip", help="Mirror images at random. Default: no.", panel=TRAINING),
+    ] = None,
+    device: Annotated[str | None, _option(help="Trains: cpu, cuda, cuda:N, mps. Default: the best.", panel=DEVICE)] = None,
+    target: Annotated[str | None, _option(help="Is timed: cpu, cuda, cuda:N, mps. Default: the best.", panel=DEVICE)] = None,
+    latency_batch_size: Annotated[int | None, _option(help="Images a timed pass. Default: 1.", panel=DEVICE)] = None,
+    threads: Annotated[int | None, _option(help="CPU threads while timing. Default: all cores.", panel=DEVICE)] = None,
+) -> None:
+    """Find the architecture that mixes convolution, window and global attention best within a budget.
+
+    Draws the Pareto front of accuracy and latency and exports the best network. Exit codes: 0 done, 2 wrong input,
+    3 no design holds the budget, 130 stopped by Ctrl-C (go on with --resume).
+    """
+    given = {name: value for name, value in locals().items() if value is not None}
+    del given["resume"]
+    position = given.pop("folder", None)
+    if position is not None:
+        if not resume or given.setdefault("out", position) != position:
+            raise typer.BadParameter(f"unexpected argument {position}: a run folder stands after --resume, or --out.")
+
+    # Only now: torch, timm and optuna take ten seconds, which --help and a mistyped flag need not pay.
+    from rich.console import Console
+
+    from hybridnas.config import SearchConfig
+
+    config = SearchConfig.checked(**given)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)
+    with console.status("loading torch, timm and optuna"):
+        from hybridnas.pipeline import run_search
+
+    run_search(config, resume=resume, console=console, started=STARTED)
+
+
+if __name__ == "__main__":
+    run(app)

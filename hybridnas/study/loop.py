@@ -1,0 +1,312 @@
+"""The search itself: ask for an architecture, cost it, train it if it holds the budget, tell.
+
+Optuna's study in `study.db` is the truth; each trial carries its `TrialRecord` as a user attribute, written before it
+is told. `trials.csv` is rewritten from it after each trial.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import optuna
+from optuna.samplers import RandomSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from hybridnas.architecture import Architecture
+from hybridnas.cost.latency import Timer
+from hybridnas.cost.measure import Budget, Cost, measure_cost
+from hybridnas.errors import BudgetError, OutOfTime, RunError, TrainingFailed
+from hybridnas.files import write_atomic
+from hybridnas.model import HybridNet
+from hybridnas.proxy.training import Recipe, Trainer, TrainingResult
+from hybridnas.space import SearchSpace
+from hybridnas.study.records import Status, TrialRecord, front_of, table
+from hybridnas.study.sampler import derive_seed, make_sampler, suggest, to_params
+
+#: After so many designs that all were over the budget, none of them trained, the budget is taken to be out of reach.
+HOPELESS = 60
+#: After so many proposals in a row that were tried before, the space is taken to be searched through.
+EXHAUSTED = 100
+#: A random point instead of the sampler's after so many proposals in a row that were tried before.
+STUBBORN = 3
+
+RECORD = "record"
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Told to the caller as the search goes: the share of the trial in flight, or a trial that ended."""
+
+    records: list[TrialRecord]
+    ended: TrialRecord | None = None
+    share: float = 0.0
+
+
+@dataclass
+class Search:
+    """A study in a run folder, with all that one trial needs.
+
+    Args:
+        folder: The run folder.
+        space: What is searched.
+        budget: What must hold before anything is trained.
+        timer: Measures latency on the target.
+        trainer: Trains on the data.
+        recipe: How.
+        seed: Of proposals and trainings.
+        report: Called as the search goes.
+    """
+
+    folder: Path
+    space: SearchSpace
+    budget: Budget
+    timer: Timer
+    trainer: Trainer
+    recipe: Recipe
+    seed: int
+    report: Callable[[Progress], None] = lambda progress: None
+    records: list[TrialRecord] = field(default_factory=list)
+    _known: dict[str, TrialRecord] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.study = open_study(self.folder)
+        for trial in self.study.get_trials(deepcopy=False):
+            if RECORD in trial.user_attrs:
+                self._keep(TrialRecord.from_json(trial.user_attrs[RECORD]))
+        if not self.study.get_trials(deepcopy=False):
+            for name, families in self.space.layouts().items():
+                self._enqueue(name, families, size=0.5)
+        self._requeue_lost()
+
+    def run(self, *, trials: int | None, seconds_left: Callable[[], float]) -> None:
+        """Search until `trials` were trained or no other fits into the time that is left.
+
+        Raises:
+            BudgetError: nothing that was seen holds the budget.
+        """
+        repeats = 0
+        dropped = 0
+        while trials is None or self.num_trained < trials:
+            if seconds_left() < self._typical_seconds() or dropped == 3:
+                break
+            trial, architecture = self._ask(stubborn=repeats >= STUBBORN)
+            known = self._known.get(architecture.key)
+            if known is not None:
+                repeats += 1
+                self._tell_again(trial, known)
+                if repeats >= EXHAUSTED:
+                    break
+                continue
+            repeats = 0
+            try:
+                self._try(trial, architecture, seconds_left)
+            except OutOfTime:
+                # Stays as a trial in flight: a resumed search begins it again.
+                dropped += 1
+        if not any(record.status in ("complete", "failed") for record in self.records) and self.records:
+            raise self._over_budget()
+
+    @property
+    def num_trained(self) -> int:
+        """Trials that were trained, whether or not that went well."""
+        return sum(record.status in ("complete", "failed") for record in self.records)
+
+    def checkpoint(self, number: int) -> Path:
+        """Where the weights of a trial on the front lie."""
+        return self.folder / "checkpoints" / f"trial-{number}.safetensors"
+
+    def _ask(self, *, stubborn: bool) -> tuple[optuna.Trial, Architecture]:
+        number = len(self.study.get_trials(deepcopy=False))
+        if stubborn:
+            self.study.sampler = RandomSampler(seed=derive_seed(self.seed, number))
+        else:
+            self.study.sampler = make_sampler(self.seed, number)
+        trial = self.study.ask()
+        return trial, suggest(trial, self.space)
+
+    def _try(self, trial: optuna.Trial, architecture: Architecture, seconds_left: Callable[[], float]) -> None:
+        cost = measure_cost(architecture, self.trainer.dataset.num_classes, self.timer, self.budget)
+        excess = self.budget.excess(cost)
+        trial.set_constraint("budget", excess)
+        if excess > 0:
+            self._end(trial, architecture, "infeasible", over_budget(cost, self.budget), cost)
+            self._try_smaller(trial)
+            if len(self.records) >= HOPELESS and all(r.status == "infeasible" for r in self.records):
+                raise self._over_budget()
+            return
+        seed = derive_seed(self.seed, architecture.key)
+        try:
+            result = self.trainer.train(
+                architecture,
+                self.recipe,
+                seed=seed,
+                seconds_left=seconds_left(),
+                on_step=lambda share: self.report(Progress(self.records, share=share)),
+            )
+        except TrainingFailed as failure:
+            self._end(trial, architecture, "failed", str(failure), cost, seed=seed)
+        else:
+            self._end(trial, architecture, "complete", "", cost, result, seed=seed)
+
+    def _end(
+        self,
+        trial: optuna.Trial,
+        architecture: Architecture,
+        status: Status,
+        reason: str,
+        cost: Cost,
+        result: TrainingResult | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Write one finished trial: its record, then Optuna's state, then the table."""
+        record = TrialRecord(
+            number=trial.number,
+            architecture=architecture,
+            design=trial.user_attrs.get("design", ""),
+            status=status,
+            reason=reason,
+            cost=cost,
+            accuracies=result.accuracies if result else (),
+            seconds=result.seconds if result else 0.0,
+            seed=seed,
+        )
+        self._keep(record)
+        if result:
+            self._keep_front(record.number, result.model)
+        trial.set_user_attr(RECORD, record.to_json())
+        self._tell(trial, record)
+        write_atomic(self.folder / "trials.csv", table(self.records).to_csv(index=False))
+        self.report(Progress(self.records, ended=record))
+
+    def _tell(self, trial: optuna.Trial, record: TrialRecord) -> None:
+        if record.status == "complete":
+            assert record.cost and record.accuracy is not None
+            assert record.cost.latency_ms_p50 is not None
+            self.study.tell(trial, [record.accuracy, record.cost.latency_ms_p50])
+        else:
+            # A constraint with state PRUNED teaches TPE that the point is infeasible, without any accuracy.
+            state = TrialState.PRUNED if record.status == "infeasible" else TrialState.FAIL
+            self.study.tell(trial, state=state)
+
+    def _tell_again(self, trial: optuna.Trial, known: TrialRecord) -> None:
+        """A proposal that was tried before: never trained again, its stored value is told."""
+        if known.cost:
+            trial.set_constraint("budget", self.budget.excess(known.cost))
+        trial.set_user_attr("duplicate_of", known.number)
+        self._tell(trial, known)
+
+    def _keep(self, record: TrialRecord) -> None:
+        self.records.append(record)
+        self._known[record.architecture.key] = record
+
+    def _keep_front(self, number: int, model: HybridNet) -> None:
+        """Keep the weights of the trials on the front and of no others."""
+        from safetensors.torch import save_file
+
+        on_front = {int(n) for n in front_of(table(self.records)).number}
+        if number in on_front:
+            weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+            write_atomic(self.checkpoint(number), lambda path: save_file(weights, path))
+        for path in (self.folder / "checkpoints").glob("trial-*.safetensors"):
+            if int(path.stem.removeprefix("trial-")) not in on_front:
+                path.unlink(missing_ok=True)
+
+    def _enqueue(self, name: str, families: tuple[str, ...], *, size: float) -> None:
+        design = self.space.design(families, size=size)
+        if design is not None:
+            params = to_params(self.space, self.space.encode(design))
+            self.study.enqueue_trial(params, user_attrs={"design": name, "size": size}, skip_if_exists=True)
+
+    def _try_smaller(self, trial: optuna.Trial) -> None:
+        """A known layout that is over the budget at middle size gets a second chance at its smallest."""
+        if trial.user_attrs.get("size") == 0.5:
+            name = trial.user_attrs["design"]
+            self._enqueue(name, self.space.layouts()[name], size=0.0)
+
+    def _requeue_lost(self) -> None:
+        """Trials that were in flight when an earlier process ended are begun again."""
+        lost = [t for t in self.study.get_trials(deepcopy=False) if t.state == TrialState.RUNNING]
+        for trial in lost:
+            self._settle(trial)
+
+    def _settle(self, trial: FrozenTrial) -> None:
+        """Finish telling what was recorded; of the rest, fail the old trial and enqueue its design anew."""
+        if RECORD in trial.user_attrs:
+            record = TrialRecord.from_json(trial.user_attrs[RECORD])
+            if record.status == "complete":
+                assert record.cost and record.accuracy is not None and record.cost.latency_ms_p50 is not None
+                self.study.tell(trial.number, [record.accuracy, record.cost.latency_ms_p50])
+                return
+        self.study.tell(trial.number, state=TrialState.FAIL)
+        if RECORD not in trial.user_attrs and "duplicate_of" not in trial.user_attrs:
+            attrs: Mapping[str, object] = {k: trial.user_attrs[k] for k in ("design", "size") if k in trial.user_attrs}
+            params = trial.params or trial.system_attrs.get("fixed_params", {})
+            self.study.enqueue_trial(params, user_attrs={**attrs, "retry_of": trial.number})
+
+    def _typical_seconds(self) -> float:
+        """What a trial that is trained takes, at least: half the median of those so far."""
+        seconds = [record.seconds for record in self.records if record.accuracies]
+        return 0.5 * statistics.median(seconds) if seconds else 0.0
+
+    def _over_budget(self) -> BudgetError:
+        timed = [r for r in self.records if r.cost and r.cost.latency_ms_p50 is not None]
+        seen = f"of {len(self.records)} designs tried none holds it"
+        if timed:
+            fastest = min(timed, key=lambda r: (r.cost and r.cost.latency_ms_p50) or math.inf)
+            assert fastest.cost
+            seen += (
+                f"; the fastest took {fastest.cost.latency_ms_p50:.3g} ms on {fastest.cost.target}: "
+                f"{describe(fastest.architecture)}"
+            )
+        else:
+            smallest = min(self.records, key=lambda r: r.cost.macs if r.cost else math.inf)
+            assert smallest.cost
+            seen += (
+                f"; the smallest has {smallest.cost.macs / 1e6:.3g} MMAC and "
+                f"{smallest.cost.params / 1e6:.3g} M parameters: {describe(smallest.architecture)}"
+            )
+        return BudgetError(f"The budget of {self.budget} is out of reach in the space {self.space.name}: {seen}.")
+
+
+def open_study(folder: Path) -> optuna.Study:
+    """The study of a run folder, made if there is none: accuracy up, latency down.
+
+    Raises:
+        RunError: study.db is damaged.
+    """
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        return optuna.create_study(
+            storage=f"sqlite:///{folder / 'study.db'}",
+            study_name="search",
+            directions=["maximize", "minimize"],
+            load_if_exists=True,
+        )
+    except (SQLAlchemyError, RuntimeError) as error:
+        first = str(error).partition("\n")[0]
+        raise RunError(f"{folder / 'study.db'} cannot be opened: {first}.") from None
+
+
+def over_budget(cost: Cost, budget: Budget) -> str:
+    """Why a design is infeasible: the figure and the bound."""
+    parts = []
+    if budget.ms and cost.latency_ms_p50 and cost.latency_ms_p50 > budget.ms:
+        parts.append(f"{cost.latency_ms_p50:.3g} ms over {budget.ms:g} ms")
+    if budget.macs and cost.macs > budget.macs:
+        parts.append(f"{cost.macs / 1e6:.4g} MMAC over {budget.macs / 1e6:g}")
+    if budget.params and cost.params > budget.params:
+        parts.append(f"{cost.params / 1e6:.4g} M parameters over {budget.params / 1e6:g}")
+    return ", ".join(parts)
+
+
+def describe(architecture: Architecture) -> str:
+    """An architecture in one line: 'mbconv x2 32, global x4 96 at 32 px'."""
+    stages = ", ".join(f"{stage.block} x{stage.depth} {stage.width}" for stage in architecture.stages if stage.depth)
+    return f"{stages} at {architecture.image_size} px"

@@ -1,0 +1,95 @@
+"""A run folder: what a search leaves behind, read back. Nothing in it is executed."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pydantic import ValidationError
+
+from hybridnas.architecture import Architecture
+from hybridnas.config import SearchConfig
+from hybridnas.errors import RunError
+from hybridnas.study.records import COLUMNS, front_of, typed
+
+
+class Run:
+    """A search that ended or was stopped. Make one with `Run.load(folder)`.
+
+    Attributes:
+        folder: Where it lies.
+        config: Its settings, as resolved when it began.
+        trials: All trials, one a row (`hybridnas.study.records.COLUMNS`).
+        result: The winner and its confirmed figures; empty while there is none.
+    """
+
+    def __init__(self, folder: Path, config: SearchConfig, trials: pd.DataFrame, result: dict[str, Any]) -> None:
+        self.folder = folder
+        self.config = config
+        self.trials = trials
+        self.result = result
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Run:
+        """Read a run folder.
+
+        Raises:
+            RunError: it is no run folder, or a file in it is damaged.
+        """
+        folder = Path(folder)
+        if not (folder / "config.json").is_file():
+            raise RunError(f"{folder} is no run folder: it has no config.json.")
+        try:
+            config = SearchConfig.model_validate_json((folder / "config.json").read_bytes())
+            trials_file, result_file = folder / "trials.csv", folder / "result.json"
+            frame = pd.read_csv(trials_file) if trials_file.is_file() else pd.DataFrame(columns=COLUMNS)
+            frame[["design", "reason", "layout"]] = frame[["design", "reason", "layout"]].fillna("")
+            trials = typed(frame)
+            result = json.loads(result_file.read_bytes()) if result_file.is_file() else {}
+        except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+            first = str(error).partition("\n")[0].rstrip(".")
+            raise RunError(f"The run folder {folder} is damaged: {first}.") from None
+        return cls(folder, config, trials, result)
+
+    def front(self) -> pd.DataFrame:
+        """The trials on the Pareto front of accuracy and latency, fastest first."""
+        return front_of(self.trials)
+
+    @cached_property
+    def best(self) -> pd.Series[Any]:
+        """The winner's row of `trials`.
+
+        Raises:
+            RunError: the search has no winner yet.
+        """
+        if "winner" not in self.result:
+            raise RunError(f"{self.folder} has no winner yet: the search did not end; go on with --resume.")
+        return self.trials.set_index("number", drop=False).loc[self.result["winner"]]
+
+    def architecture(self, number: int) -> Architecture:
+        """The architecture of a trial.
+
+        Raises:
+            RunError: no trial has that number.
+        """
+        rows = self.trials[self.trials.number == number]
+        if rows.empty:
+            last = int(self.trials.number.max()) if len(self.trials) else -1
+            raise RunError(f"{self.folder} has no trial {number}; its trials are numbered 0 to {last}.")
+        return Architecture.from_json(str(rows.architecture.iloc[0]))
+
+    def best_model(self) -> Any:
+        """The winner's network (`HybridNet`) with its trained weights, in eval mode."""
+        from safetensors.torch import load_file
+
+        from hybridnas.model import build
+
+        best = self.folder / "best"
+        if not (best / "weights.safetensors").is_file():
+            raise RunError(f"{best} holds no weights: the search did not end; go on with --resume.")
+        model = build(Architecture.from_json((best / "architecture.json").read_text()), self.result["num_classes"])
+        model.load_state_dict(load_file(best / "weights.safetensors"))
+        return model.eval()
