@@ -85,9 +85,9 @@ class HybridNet(nn.Module):
 
     def deploy(self) -> HybridNet:
         """A copy in inference form: eval mode, training branches fused, batch norm folded, no gradients."""
-        model = copy.deepcopy(self).eval().requires_grad_(False)
+        model = copy.deepcopy(self).eval()
         fuse(model)
-        return model
+        return model.eval().requires_grad_(False)  # once more: fusing makes new parts
 
 
 def build(architecture: Architecture, num_classes: int = 1000, *, drop_path_rate: float = 0.0) -> HybridNet:
@@ -108,19 +108,19 @@ def make(where: str, table: Mapping[str, type[nn.Module]], name: str, options: O
         if option not in known:
             allowed = f"its options are {', '.join(known)}" if known else "it has none"
             raise ArchitectureError(f"{where}: {name} has no option {option!r}; {allowed}.")
-        if not _same_kind(value, known[option]):
+        if not same_kind(value, known[option]):
             wanted = type(known[option]).__name__
             raise ArchitectureError(f"{where}: {name}.{option} must be of type {wanted}, got {value!r}.")
     try:
         return table[name](*args, **options)
-    except (ValueError, TypeError, KeyError, ZeroDivisionError, RuntimeError, AssertionError) as error:
-        raise ArchitectureError(f"{where}: {name}: {error}.") from error
+    except (ValueError, TypeError, OverflowError, RuntimeError) as error:
+        problem = str(error).partition("\n")[0].rstrip(".")  # torch adds a stack trace
+        raise ArchitectureError(f"{where}: {name}: {problem}.") from error
 
 
-def _same_kind(value: object, default: object) -> bool:
-    if isinstance(default, bool) or isinstance(value, bool) or isinstance(default, str):
-        return type(value) is type(default)
-    return isinstance(value, (int, float))
+def same_kind(value: object, default: object) -> bool:
+    """Whether `value` can stand for an option with this default: its type, or a whole number where it is real."""
+    return type(value) is type(default) or (type(value) is int and type(default) is float)
 
 
 def _init_weights(module: nn.Module) -> None:

@@ -65,21 +65,28 @@ def run_search(
 
     source = open_source(config.data)
     native = config.image_size or source.native_size or 0
-    config = config.model_copy(update={"space": config.space or ("tiny" if native <= TINY_LIMIT else "hybrid")})
+    config = _resolved(config, space="tiny" if native <= TINY_LIMIT else "hybrid")
     assert config.space
     snapshot = folder / "space.yaml"
     space = SearchSpace.load(config.space) if not resume else _stored_space(snapshot, config.space)
     if config.image_size:
         space = space.with_image_size(config.image_size)
-    device = local_device(config.device or best_device())
+    device = local_device(str(config.device))
     dataset = source.load(max(space.file.image_size), config.seed, config.train_images)
     console.print(f"data   {_about(dataset)}")
     console.print(f"space  {space.name}: {space.size:.3g} architectures, {len(space.layouts())} known layouts")
 
     timer = _timer(config, folder / "environment.json" if resume else None)
+    if (slowdown := timer.slowdown_by_threads()) > 1.5:
+        console.print(
+            f"warning: the machine is busy: {timer.threads} threads are {slowdown:.1f} times slower than one. "
+            "Latencies will be too high; free its cores, or start with --threads 1.",
+            style="bold",
+        )
     budget = Budget(config.budget_ms, config.budget_macs, config.budget_params)
     console.print(
-        f"target {timer.target}, {timer.threads} threads, batch {timer.batch_size}; budget {budget}; training on {device}"
+        f"target {timer.target}, threads {timer.threads}, batch {timer.batch_size}; budget {budget}; "
+        f"training on {device}"
     )
     if not resume:
         _begin(folder, config, space, timer, dataset)
@@ -88,25 +95,21 @@ def run_search(
     console.print(f"run    {folder}", soft_wrap=True)
 
     trainer = Trainer(dataset, device, threads=_cores())
-    recipe = Recipe(
-        epochs=config.epochs or DEFAULT_EPOCHS,
-        batch_size=config.batch_size or Recipe.batch_size,
-        flip=config.flip,
-    )
+    assert config.epochs and config.batch_size
+    recipe = Recipe(epochs=config.epochs, batch_size=config.batch_size, flip=config.flip)
     end = started + config.time if config.time else float("inf")
     reserve = FINISH_S + (CONFIRM_SHARE * config.time if config.time else 0.0)
 
     with SearchDisplay(console, config, started) as display:
         search = Search(folder, space, budget, timer, trainer, recipe, config.seed, display.update)
+        before = len(search.records)
         with _drawn_if_stopped(folder):
             search.run(trials=config.trials, seconds_left=lambda: end - reserve - time.monotonic())
-            if not search.num_trained:
-                raise ConfigError(
-                    f"--time {config.time:g}: no trial fits into {config.time:g} s here; allow more time, fewer "
-                    "--epochs or fewer --train-images."
-                )
-            confirmed = confirm(search, lambda: end - FINISH_S - time.monotonic(), display.say)
-    _finish(folder, confirmed, trainer, search)
+            if not any(record.status == "complete" for record in search.records):
+                raise _nothing_trained(search, config)
+            if len(search.records) > before or not (folder / "result.json").is_file():
+                confirmed = confirm(search, lambda: end - FINISH_S - time.monotonic(), display.say)
+                _finish(folder, confirmed, trainer, search)
     run = Run.load(folder)
     draw_pareto(run, folder / "pareto.png")
     console.print(front_table(run))
@@ -127,10 +130,35 @@ def _open(config: SearchConfig, *, resume: bool) -> tuple[SearchConfig, Path]:
     folder = config.out or _newest_run()
     stored = Run.load(folder).config
     config.check_resumable(stored)
-    given = {name: getattr(config, name) for name in ("trials", "time") if name in config.model_fields_set}
+    stops = config.model_fields_set & {"trials", "time"}
+    given: dict[str, Any] = {name: getattr(config, name) for name in stops}
     if given:  # a new stop replaces the old one, whichever kind it was
         stored = stored.model_copy(update={"trials": None, "time": None})
     return stored.model_copy(update={**given, "out": folder}), folder
+
+
+def _resolved(config: SearchConfig, *, space: str) -> SearchConfig:
+    """The settings with every default said, so that a run does not change its meaning with a new version."""
+    defaults = {
+        "space": space,
+        "epochs": DEFAULT_EPOCHS,
+        "batch_size": Recipe.batch_size,
+        "device": best_device(),
+        "target": best_device(),
+        "threads": _cores(),
+    }
+    return config.model_copy(update={n: value for n, value in defaults.items() if getattr(config, n) is None})
+
+
+def _nothing_trained(search: Search, config: SearchConfig) -> ConfigError:
+    """Why a search that ended has no accuracy at all."""
+    failed = [record for record in search.records if record.status == "failed"]
+    if failed:
+        return ConfigError(f"All {len(failed)} trainings failed; the last: {failed[-1].reason}.")
+    return ConfigError(
+        f"--time {config.time or 0:g}: no training ended within it; allow more time, fewer --epochs or fewer "
+        "--train-images."
+    )
 
 
 def _newest_run() -> Path:
@@ -151,24 +179,24 @@ def _stored_space(snapshot: Path, name: str) -> SearchSpace:
 
 def _timer(config: SearchConfig, environment: Path | None) -> Timer:
     stored = json.loads(environment.read_bytes()) if environment else {}
+    assert config.target and config.threads
     return Timer(
-        config.target or best_device(),
+        config.target,
         batch_size=config.latency_batch_size,
-        threads=config.threads or _cores(),
+        threads=config.threads,
         reference_ms=stored.get("reference_ms"),
     )
 
 
 def _begin(folder: Path, config: SearchConfig, space: SearchSpace, timer: Timer, dataset: Dataset) -> None:
     """Write what a resumed run needs; config.json last, as it makes the folder a run folder."""
-    resolved = config.model_copy(update={"target": timer.target, "threads": timer.threads, "out": None})
     environment: dict[str, Any] = timer.environment() | {
         "data_fingerprint": dataset.fingerprint(),
         "versions": {name: importlib.metadata.version(name) for name in ("hybridnas", "timm", "optuna")},
     }
     write_atomic(folder / "space.yaml", space.text)
     write_atomic(folder / "environment.json", json.dumps(environment, indent=2))
-    write_atomic(folder / "config.json", resolved.model_dump_json(indent=2))
+    write_atomic(folder / "config.json", config.model_copy(update={"out": None}).model_dump_json(indent=2))
 
 
 def _finish(folder: Path, confirmed: list[Confirmed], trainer: Trainer, search: Search) -> None:

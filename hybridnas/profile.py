@@ -14,7 +14,9 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 @app.command()
 def profile(
-    files: Annotated[list[Path], typer.Argument(help="architecture.json files, such as a run's best/architecture.json.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="architecture.json files, such as a run's best/architecture.json.")
+    ],
     batch_size: Annotated[int, typer.Option(help="Images a pass.", min=1)] = 1,
     target: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps. Default: the best.")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 1,

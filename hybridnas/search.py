@@ -62,8 +62,12 @@ def search(
         bool | None,
         _option("--flip/--no-flip", help="Mirror images at random. Default: no.", panel=TRAINING),
     ] = None,
-    device: Annotated[str | None, _option(help="Trains: cpu, cuda, cuda:N, mps. Default: the best.", panel=DEVICE)] = None,
-    target: Annotated[str | None, _option(help="Is timed: cpu, cuda, cuda:N, mps. Default: the best.", panel=DEVICE)] = None,
+    device: Annotated[
+        str | None, _option(help="Trains: cpu, cuda, cuda:N, mps. Default: the best.", panel=DEVICE)
+    ] = None,
+    target: Annotated[
+        str | None, _option(help="Is timed: cpu, cuda, cuda:N, mps. Default: the best.", panel=DEVICE)
+    ] = None,
     latency_batch_size: Annotated[int | None, _option(help="Images a timed pass. Default: 1.", panel=DEVICE)] = None,
     threads: Annotated[int | None, _option(help="CPU threads while timing. Default: all cores.", panel=DEVICE)] = None,
 ) -> None:

@@ -23,7 +23,7 @@ from hybridnas.architecture import LETTERS, Architecture, Head, Stage, Stem, Tra
 from hybridnas.blocks import BLOCKS, option_defaults
 from hybridnas.blocks.transitions import HEADS, STEMS, TRANSITIONS
 from hybridnas.errors import ArchitectureError, SpaceError
-from hybridnas.model import make
+from hybridnas.model import make, same_kind
 
 Choose = Callable[[str, Sequence[Any]], Any]
 
@@ -43,10 +43,15 @@ def _one_or_more(value: Any) -> Any:
     return value if isinstance(value, list) else [value]
 
 
+def _options(value: Any) -> Any:
+    """Whole floats become integers, as in an architecture's options."""
+    return [int(v) if isinstance(v, float) and v.is_integer() else v for v in _one_or_more(value)]
+
+
 _Names = Annotated[list[str], BeforeValidator(_one_or_more), Field(min_length=1)]
 _Counts = Annotated[list[Annotated[int, Field(ge=1)]], BeforeValidator(_one_or_more), Field(min_length=1)]
 _Depths = Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_one_or_more), Field(min_length=1)]
-_Values = Annotated[list[Value], BeforeValidator(_one_or_more), Field(min_length=1)]
+_Values = Annotated[list[Value], BeforeValidator(_options), Field(min_length=1)]
 
 
 class _Part(BaseModel):
@@ -175,8 +180,12 @@ class SearchSpace:
         chosen: dict[str, Value] = {}
 
         def choose(name: str, values: Sequence[Any]) -> Any:
-            value = wanted.get(name.partition("(")[0])
-            if value is None or value not in values:
+            key = name.partition("(")[0]
+            if key not in wanted:  # asked of a family that the architecture does not have there
+                part = key.split(".")[0] + (".transition" if ".transition." in key else ".block")
+                raise SpaceError(f"Not in the space {self.name}: {part} is {wanted[part]}, which is not legal there.")
+            value = wanted[key]
+            if not any(value == other and type(value) is type(other) for other in values):
                 shown = ", ".join(map(str, values))
                 raise SpaceError(f"Not in the space {self.name}: {name} is {value}; its values are {shown}.")
             chosen[name] = value
@@ -196,13 +205,17 @@ class SearchSpace:
         return chosen
 
     def _wanted(self, architecture: Architecture) -> dict[str, Value]:
+        architecture = _with_defaults(architecture)
         wanted: dict[str, Value] = {
             "image_size": architecture.image_size,
             "stem.type": architecture.stem.type,
             "stem.width": architecture.stem.width,
             "head": architecture.head.type,
         }
-        for i, stage in enumerate(_with_defaults(architecture).stages, 1):
+        for part in ("stem", "head"):
+            for option, value in getattr(architecture, part).options.items():
+                wanted[f"{part}.{option}"] = value
+        for i, stage in enumerate(architecture.stages, 1):
             wanted |= {
                 f"stage{i}.transition": stage.transition.type,
                 f"stage{i}.stride": stage.transition.stride,
@@ -331,8 +344,7 @@ def _with_defaults(architecture: Architecture) -> Architecture:
     """The same network with every option said; a stage without blocks says none."""
 
     def full(stage: Stage) -> Stage:
-        joint = option_defaults(TRANSITIONS[stage.transition.type]) if stage.transition.type in TRANSITIONS else {}
-        body = option_defaults(BLOCKS[stage.block]) if stage.block in BLOCKS else {}
+        joint, body = _defaults(TRANSITIONS, stage.transition.type), _defaults(BLOCKS, stage.block)
         return replace(
             stage,
             transition=replace(stage.transition, options={**joint, **stage.transition.options}),
@@ -340,7 +352,17 @@ def _with_defaults(architecture: Architecture) -> Architecture:
             options={**body, **stage.options} if stage.depth else {},
         )
 
-    return replace(architecture, stages=tuple(full(stage) for stage in architecture.stages))
+    stem, head = architecture.stem, architecture.head
+    return replace(
+        architecture,
+        stem=replace(stem, options={**_defaults(STEMS, stem.type), **stem.options}),
+        stages=tuple(full(stage) for stage in architecture.stages),
+        head=replace(head, options={**_defaults(HEADS, head.type), **head.options}),
+    )
+
+
+def _defaults(table: Mapping[str, type[torch.nn.Module]], name: str) -> dict[str, Value]:
+    return option_defaults(table[name]) if name in table else {}
 
 
 class _Source:
@@ -361,13 +383,15 @@ class _Source:
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             where = f", line {mark.line + 1}" if mark else ""
-            raise SpaceError(f"{self.file}{where} is not YAML: {getattr(error, 'problem', error)}.") from None
+            problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
+            raise SpaceError(f"{self.file}{where} is not YAML: {problem}.") from None
         except (RecursionError, ValueError) as error:
             raise SpaceError(f"{self.file} cannot be read as YAML: {error}.") from None
         try:
             return SpaceFile.model_validate(content)
         except ValidationError as error:
-            first = error.errors()[0]
+            # Of a mistyped key the missing one is the consequence: name the cause.
+            first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
             path = tuple(part for part in first["loc"] if not str(part).startswith(("function-", "tagged-")))
             if first["type"] == "extra_forbidden":
                 owner: Any = SpaceFile if len(path) == 1 else StemSpace if path[0] == "stem" else StageSpace
@@ -394,6 +418,9 @@ class _Source:
         elif isinstance(node, yaml.MappingNode):
             for key, child in node.value:
                 name = (*path, str(key.value))
+                if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:bool"):
+                    line = key.start_mark.line + 1
+                    raise SpaceError(f"{self.file}, line {line} is not YAML for a space: the key {key.value} is no word.")
                 if name in self.lines:
                     raise self.error(name, f"stands twice, again in line {key.start_mark.line + 1}")
                 self._note(child, name)
@@ -432,12 +459,17 @@ def _check_names(file: SpaceFile, source: _Source) -> None:
         lists += [(("stages", i, name), getattr(stage, name)) for name in StageSpace.model_fields]
     for section, table in (("blocks", BLOCKS), ("transitions", TRANSITIONS)):
         for part, options in getattr(file, section).items():
-            known((section,), [part], table)
+            known((section, part), [part], table)
+            defaults = option_defaults(table[part])
             for option, values in options.items():
-                names = list(option_defaults(table[part]))
-                if option not in names:
-                    raise source.error((section, part, option), f"is no option of {part}", names or ["none"])
-                lists.append(((section, part, option), values))
+                path = (section, part, option)
+                if option not in defaults:
+                    raise source.error(path, f"is no option of {part}", list(defaults) or ["none"])
+                for value in values:
+                    if not same_kind(value, defaults[option]):
+                        kind = type(defaults[option]).__name__
+                        raise source.error(path, f"holds {value}; each value must be of type {kind}")
+                lists.append((path, values))
     for i, rule in enumerate(file.rules):
         for name in rule:
             if name not in RULES:
@@ -500,5 +532,6 @@ def _try(
     except ArchitectureError as error:
         problem = str(error).removeprefix(f"{name}: ").rstrip(".")
         said = ", ".join(f"{option} {value}" for option, value in options.items())
-        raise source.error(path, f"cannot be built ({said}): {problem}" if said else f"cannot be built: {problem}"
+        raise source.error(
+            path, f"cannot be built ({said}): {problem}" if said else f"cannot be built: {problem}"
         ) from None

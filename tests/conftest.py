@@ -1,5 +1,58 @@
+"""A space and a data set so small that a whole search takes seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
 import hypothesis
+import numpy as np
+import pytest
+import torch
 
 # Machines that test are shared: a slow example says nothing about the code.
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
+
+SPACE = """\
+image_size: 16
+stem: {type: conv, width: [8, 16]}
+stages:
+  - {transition: [conv, patch], block: [mbconv, convnext, repmixer, window, global], depth: [1, 2], width: [8, 16]}
+  - {transition: [conv, patch], block: [mbconv, convnext, repmixer, window, global], depth: [0, 1, 2], width: [16, 24]}
+blocks:
+  window: {window: 2, head_dim: 8, expand: 2}
+  global: {head_dim: 8, expand: 2}
+"""
+
+
+@pytest.fixture(scope="session")
+def space_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("space") / "small.yaml"
+    path.write_text(SPACE)
+    return path
+
+
+@pytest.fixture(scope="session")
+def npz_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes told apart by where an image is bright: learnt within two epochs."""
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 120, (330, 16, 16), dtype=np.uint8)
+    labels = np.arange(330) % 3
+    for label in range(3):
+        images[labels == label, 5 * label : 5 * label + 5] += 100
+    path = tmp_path_factory.mktemp("data") / "bands.npz"
+    np.savez(
+        path,
+        train_images=images[:270],
+        train_labels=labels[:270],
+        test_images=images[270:],
+        test_labels=labels[270:],
+        class_names=np.array(["top", "middle", "bottom"]),
+    )
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Small networks gain nothing from threads that fight for cores with other processes."""
+    torch.set_num_threads(1)

@@ -61,7 +61,9 @@ def test_key_does_not_depend_on_the_order_of_options_or_fields(architecture, ran
         return [shuffled(item) for item in value] if isinstance(value, list) else value
 
     text = json.dumps(shuffled(json.loads(architecture.to_json())))
-    assert Architecture.from_json(text).key == architecture.key
+    again = Architecture.from_json(text)
+    assert again.key == architecture.key
+    assert again.to_json() == architecture.to_json()
 
 
 @given(st.integers(-(2**53), 2**53))
@@ -109,7 +111,9 @@ def test_key_is_pinned():
 
 @pytest.mark.parametrize("hash_seed", ["0", "1"])
 def test_key_is_the_same_in_another_process(hash_seed):
-    program = "import sys; from hybridnas.architecture import Architecture as A; print(A.from_json(sys.stdin.read()).key)"
+    program = (
+        "import sys; from hybridnas.architecture import Architecture as A; print(A.from_json(sys.stdin.read()).key)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program],
         input=COATNET_LIKE.to_json(),

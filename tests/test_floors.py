@@ -32,6 +32,7 @@ FLOORS = {
     "report": 5,
     "export": 5,
     "pipeline": 6,
+    "profiling": 6,
     "search": 7,
     "profile": 7,
     "train": 7,
@@ -91,6 +92,8 @@ def complaint(importer, imported):
     if imported == "":
         return "takes names from the package itself, which stands above all floors"
     above, below = place(importer), place(imported)
+    if above is None or below is None:
+        return "stands on no floor, or imports what does not"
     if FLOORS[above] < FLOORS[below]:
         return f"imports upwards, from floor {FLOORS[above]} to {FLOORS[below]}"
     ours, theirs = importer.split(".")[0], imported.split(".")[0]

@@ -72,7 +72,7 @@ def test_lengths_must_agree():
 
 @given(st.lists(st.tuples(st.integers(0, 10), st.integers(0, 14)), max_size=12))
 def test_hypervolume_is_the_number_of_dominated_cells(points):
-    # On whole numbers the area is a count of unit cells: cell (a, c) is dominated by a point with accuracy > a, cost <= c.
+    # The area is a count of unit cells: (a, c) is dominated by a point with accuracy > a and cost <= c.
     worst_cost = 10
     cells = sum(
         any(accuracy > a and cost <= c for accuracy, cost in points) for a in range(10) for c in range(worst_cost)

@@ -5,10 +5,14 @@ Shapes: B batch, N tokens of a group that attends to itself, G such groups, C = 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from timm.layers import DropPath, Mlp, RelPosBias
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
+
+from hybridnas.blocks.options import check_expand
 
 
 class SelfAttention(nn.Module):
@@ -24,25 +28,27 @@ class SelfAttention(nn.Module):
 
     def __init__(self, width: int, head_dim: int, side: int, mask: Tensor | None = None) -> None:
         super().__init__()
-        if width % head_dim:
+        if head_dim < 1 or width % head_dim:
             raise ValueError(f"width {width} is not a multiple of head_dim {head_dim}")
         self.num_heads = width // head_dim
         self.head_dim = head_dim
         self.qkv = nn.Linear(width, 3 * width)
-        self.relative: nn.Module = RelPosBias((side, side), self.num_heads)
+        self.relative: Any = RelPosBias((side, side), self.num_heads)
         self.proj = nn.Linear(width, width)
         self.register_buffer("mask", mask, persistent=False)
         self.register_buffer("bias", None, persistent=False)
 
     def attention_bias(self) -> Tensor:
         """(G * heads, N, N), or (heads, N, N) where nothing is masked and one group's bias serves all."""
-        relative = self.relative.get_bias()[0]  # (heads, N, N)
+        relative: Tensor = self.relative.get_bias()[0]  # (heads, N, N)
         if self.mask is None:
             return relative
         return (self.mask.unsqueeze(1) + relative).flatten(0, 1)
 
     def reparameterize(self) -> None:
         """Deploy form: keep the gathered bias instead of gathering it at each call."""
+        if self.bias is not None:
+            return
         self.bias = self.attention_bias().detach().contiguous()
         self.relative = nn.Identity()
 
@@ -66,6 +72,7 @@ class PreNormBlock(nn.Module):
 
     def __init__(self, width: int, mix: nn.Module, expand: float, drop_path: float) -> None:
         super().__init__()
+        check_expand(expand)
         self.norm1 = nn.LayerNorm(width)
         self.mix = mix
         self.norm2 = nn.LayerNorm(width)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from timm.models.convnext import ConvNeXtBlock
 from torch import nn
 
-from hybridnas.blocks.rates import rates_for
+from hybridnas.blocks.options import check_expand, check_kernel, rates_for
 
 # The paper starts layer scale at 1e-6, which leaves a block near the identity for longer than a short run lasts;
 # CaiT (arXiv:2103.17239, section 2) uses 0.1 up to 18 blocks. Trained or loaded weights overwrite it either way.
@@ -28,10 +28,10 @@ class ConvNeXt(nn.Sequential):
         drop_path: Sequence[float] = (),
         *,
         kernel: int = 7,
-        expand: float = 4,
+        expand: float = 4.0,
     ) -> None:
-        if kernel % 2 == 0:
-            raise ValueError(f"convnext's kernel must be odd, got {kernel}")
+        check_kernel(kernel)
+        check_expand(expand)
         super().__init__(
             *(
                 ConvNeXtBlock(

@@ -27,5 +27,5 @@ def fuse(module: nn.Module) -> None:
                 # timm's batch norm holds the activation that follows it.
                 setattr(part, norm_name, getattr(norm, "act", nn.Identity()))
         reparameterize = getattr(part, "reparameterize", None)
-        if callable(reparameterize):
+        if callable(reparameterize) and getattr(part, "reparam_conv", None) is None:
             reparameterize()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from hybridnas.blocks.attention import PreNormBlock, SelfAttention
-from hybridnas.blocks.rates import rates_for
+from hybridnas.blocks.options import rates_for
 
 
 class GlobalAttention(nn.Module):
@@ -24,7 +24,7 @@ class GlobalAttention(nn.Module):
         drop_path: Sequence[float] = (),
         *,
         head_dim: int = 32,
-        expand: float = 4,
+        expand: float = 4.0,
     ) -> None:
         super().__init__()
         self.blocks = nn.Sequential(
@@ -36,6 +36,6 @@ class GlobalAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         B, C, H, W = x.shape  # noqa: N806
-        tokens = x.flatten(2).transpose(1, 2).unsqueeze(1)  # (B, 1, H*W, C)
+        tokens: Tensor = x.flatten(2).transpose(1, 2).unsqueeze(1)  # (B, 1, H*W, C)
         tokens = self.blocks(tokens)
         return tokens.squeeze(1).transpose(1, 2).reshape(B, C, H, W)

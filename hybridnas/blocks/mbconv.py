@@ -13,7 +13,7 @@ from timm.layers import SqueezeExcite
 from timm.models._efficientnet_blocks import InvertedResidual
 from torch import nn
 
-from hybridnas.blocks.rates import rates_for
+from hybridnas.blocks.options import check_act, check_expand, check_kernel, rates_for
 
 
 def inverted_residual(
@@ -23,8 +23,9 @@ def inverted_residual(
 
     The squeeze-excite bottleneck is a quarter of the block's input width, EfficientNet's choice.
     """
-    if kernel % 2 == 0:
-        raise ValueError(f"mbconv's kernel must be odd, got {kernel}")
+    check_kernel(kernel)
+    check_expand(expand)
+    check_act(act)
     return InvertedResidual(
         in_width,
         width,
@@ -48,15 +49,13 @@ class MBConv(nn.Sequential):
         drop_path: Sequence[float] = (),
         *,
         kernel: int = 3,
-        expand: float = 4,
+        expand: float = 4.0,
         se: bool = False,
         act: str = "silu",
     ) -> None:
         super().__init__(
             *(
-                inverted_residual(
-                    width, width, stride=1, kernel=kernel, expand=expand, se=se, act=act, drop_path=rate
-                )
+                inverted_residual(width, width, stride=1, kernel=kernel, expand=expand, se=se, act=act, drop_path=rate)
                 for rate in rates_for(depth, drop_path)
             )
         )

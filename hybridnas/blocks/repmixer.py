@@ -11,7 +11,7 @@ from timm.models.fastvit import RepMixerBlock
 from torch import nn
 
 from hybridnas.blocks.convnext import LAYER_SCALE_INIT
-from hybridnas.blocks.rates import rates_for
+from hybridnas.blocks.options import check_expand, check_kernel, rates_for
 
 
 class RepMixer(nn.Sequential):
@@ -25,10 +25,10 @@ class RepMixer(nn.Sequential):
         drop_path: Sequence[float] = (),
         *,
         kernel: int = 3,
-        expand: float = 3,
+        expand: float = 3.0,
     ) -> None:
-        if kernel % 2 == 0:
-            raise ValueError(f"repmixer's kernel must be odd, got {kernel}")
+        check_kernel(kernel)
+        check_expand(expand)
         super().__init__(
             *(
                 RepMixerBlock(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from hybridnas.blocks.mbconv import inverted_residual
+from hybridnas.blocks.options import check_act
 
 
 class ConvStem(nn.Sequential):
@@ -19,6 +20,7 @@ class ConvStem(nn.Sequential):
     stride = 2
 
     def __init__(self, width: int, *, act: str = "gelu") -> None:
+        check_act(act)
         super().__init__(
             ConvNormAct(3, width, kernel_size=3, stride=2, act_layer=act),
             nn.Conv2d(width, width, kernel_size=3, padding=1),
@@ -69,11 +71,11 @@ class Keep(nn.Identity):
         super().__init__()
 
 
-class ConvTransition(ConvNormAct):
+class ConvTransition(nn.Sequential):
     """A 3x3 convolution with batch norm."""
 
     def __init__(self, in_width: int, width: int, stride: int) -> None:
-        super().__init__(in_width, width, kernel_size=3, stride=stride, apply_act=False)
+        super().__init__(ConvNormAct(in_width, width, kernel_size=3, stride=stride, apply_act=False))
 
 
 class PatchTransition(nn.Sequential):
@@ -109,7 +111,7 @@ class MBConvTransition(nn.Sequential):
         stride: int,
         *,
         kernel: int = 3,
-        expand: float = 4,
+        expand: float = 4.0,
         se: bool = False,
         act: str = "silu",
     ) -> None:

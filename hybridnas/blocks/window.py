@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from hybridnas.blocks.attention import PreNormBlock, SelfAttention, visibility
-from hybridnas.blocks.rates import rates_for
+from hybridnas.blocks.options import rates_for
 
 
 class ShiftedWindow(nn.Module):
@@ -52,7 +52,7 @@ class WindowAttention(nn.Module):
         *,
         window: int = 7,
         head_dim: int = 32,
-        expand: float = 4,
+        expand: float = 4.0,
     ) -> None:
         super().__init__()
         if window < 2:

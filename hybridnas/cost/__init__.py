@@ -1,0 +1,1 @@
+"""Floor 3: what an architecture costs on the target device."""

@@ -57,9 +57,8 @@ class Timer:
         self.target = target
         self.batch_size = batch_size
         self.threads = threads
-        torch.manual_seed(0)
-        self._reference = _reference_pass(self.device)
         with self._alone():
+            self._reference = _reference_pass(self.device)
             _warm_up(self._reference, seconds=0.5)
             self.reference_ms = reference_ms or statistics.median(self._time(self._reference) for _ in range(100))
 
@@ -69,8 +68,8 @@ class Timer:
         `model` itself is left as it is.
         """
         network = model.deploy().to(self.device)
-        images = image_batch(self.batch_size, model.architecture.image_size, self.device)
         with self._alone():
+            images = image_batch(self.batch_size, model.architecture.image_size, self.device)
 
             def candidate() -> Tensor:
                 out: Tensor = network(images)
@@ -93,6 +92,17 @@ class Timer:
             num_samples=len(own),
         )
 
+    def slowdown_by_threads(self) -> float:
+        """How much longer the reference takes with this timer's threads than with one: well over 1 on a busy machine.
+
+        Threads that wait for one that has no core of its own make times meaningless.
+        """
+        if self.threads == 1 or self.device.type != "cpu":
+            return 1.0
+        single = Timer(self.target, batch_size=self.batch_size, threads=1)
+        with self._alone():
+            return statistics.median(self._time(self._reference) for _ in range(100)) / single.reference_ms
+
     def environment(self) -> dict[str, Any]:
         """What the figures depend on: device, threads, versions, the reference's milliseconds."""
         device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else _cpu_name()
@@ -109,11 +119,11 @@ class Timer:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Inference mode and this timer's threads, undone afterwards."""
+        """Inference mode, this timer's threads and its own random numbers, all undone afterwards."""
         threads = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), torch.random.fork_rng(devices=[]):
                 yield
         finally:
             torch.set_num_threads(threads)

@@ -7,6 +7,7 @@ a count is an error instead of a warning.
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from math import prod
@@ -29,7 +30,8 @@ UNCOUNTED = frozenset(
         "relu6 gelu silu silu_ hardswish hardswish_ hardsigmoid hardtanh hardtanh_ sigmoid sigmoid_ tanh softmax elu "
         "mish leaky_relu "
         "add add_ sub sub_ rsub mul mul_ div div_ neg abs pow sqrt rsqrt exp reciprocal clamp_min clamp_max "
-        "pad feature_dropout dropout_ bernoulli_ alias unflatten zeros_like ones_like where lift_fresh clone rand scalar_tensor"
+        "pad feature_dropout dropout_ bernoulli_ alias unflatten zeros_like ones_like where lift_fresh clone rand "
+        "scalar_tensor"
     ).split()
 )
 
@@ -47,12 +49,16 @@ def count_macs(model: nn.Module, image_size: int) -> int:
     Raises:
         UncountedOperatorError: the model runs an operator that is neither counted nor listed in `UNCOUNTED`.
     """
+    if next(model.parameters()).is_meta:  # tracing a convolution needs memory; what is in it does not matter
+        model = copy.deepcopy(model).to_empty(device="cpu")
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.detach().zero_()
     parameter = next(model.parameters())
     image = torch.zeros(1, 3, image_size, image_size, device=parameter.device, dtype=parameter.dtype)
-    training = model.training
+    training = [part for part in model.modules() if part.training]
     model.eval()
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.device(parameter.device), torch.no_grad(), warnings.catch_warnings():
             # Tracing specialises on shapes, which is what counting wants; it warns of each place and of its own age.
             warnings.simplefilter("ignore")
             counter = FlopCountAnalysis(model, (image,))
@@ -70,7 +76,8 @@ def count_macs(model: nn.Module, image_size: int) -> int:
                 )
             return total
     finally:
-        model.train(training)
+        for part in training:
+            part.training = True
 
 
 def _nothing(inputs: list[Any], outputs: list[Any]) -> float:

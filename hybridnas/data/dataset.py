@@ -44,7 +44,7 @@ class Dataset:
     @property
     def image_size(self) -> int:
         """Pixels along the shorter side."""
-        return min(self.train.images.shape[2:])
+        return int(min(self.train.images.shape[2:]))
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits of the content, to tell whether a resumed run has the same data."""

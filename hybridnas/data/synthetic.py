@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from hybridnas.data.dataset import Dataset, Split
 
+Floats = NDArray[np.float32]
+
 #: Orientations of the grating, in units of pi: the local textures.
 TEXTURES = {"vertical": 0.0, "rising": 0.25, "horizontal": 0.5, "falling": 0.75}
 #: Directions from the spot to the grating, in units of pi: the long-range arrangements.
@@ -25,15 +27,13 @@ GRATING_SIGMA = 0.10
 SPOT_SIGMA = 0.06
 MARGIN = 0.12  # of the centres, to the border
 DISTANCE = (0.40, 0.60)  # from the spot to the grating
-NUM_DECOYS = 0
-DECOY = 1.0
 TILT = 0.03  # standard deviation of the orientation, in units of pi
 WOBBLE = 0.06  # standard deviation of the direction, in units of pi
-NOISE = 0.35  # standard deviation; the contrasts are 0.6 to 1
+NOISE = 0.5  # standard deviation; the contrasts are 0.6 to 1
 
 
 def synthetic_dataset(
-    image_size: int, *, seed: int, num_train: int = 4000, num_validation: int = 1000, num_test: int = 2000
+    image_size: int, *, seed: int, num_train: int = 2000, num_validation: int = 1000, num_test: int = 2000
 ) -> Dataset:
     """Draw the three parts (uint8, (N, 3, image_size, image_size), 16 balanced classes) from independent streams."""
     streams = np.random.SeedSequence(seed).spawn(3)
@@ -57,49 +57,48 @@ def _draw(image_size: int, count: int, generator: np.random.Generator) -> Split:
 
 def _paint(size: int, labels: NDArray[np.intp], generator: np.random.Generator) -> NDArray[np.uint8]:
     """(B, 3, size, size) for the labels (B,)."""
-    B = len(labels)  # noqa: N806
+    count = len(labels)
     texture, arrangement = np.divmod(labels, len(ARRANGEMENTS))
     spot, grating = _centres(arrangement, generator)
     grey = _spot(size, spot, generator) + _grating(size, grating, texture, generator)
-    for i in range(NUM_DECOYS):
-        c = generator.uniform(MARGIN, 1 - MARGIN, (B, 2))
-        grey += DECOY * _grating(size, c, generator.integers(0,4,B), generator)
-    tint = generator.uniform(0.7, 1.0, (B, 3, 1, 1)).astype(np.float32)
-    noise = generator.standard_normal((B, 3, size, size), np.float32) * NOISE
-    return np.clip(127.5 + 80 * (grey[:, None] * tint + noise), 0, 255).astype(np.uint8)
+    tint = generator.uniform(0.7, 1.0, (count, 3, 1, 1)).astype(np.float32)
+    noise = NOISE * generator.standard_normal((count, 3, size, size), np.float32)
+    pixels: NDArray[np.float32] = 127.5 + 80 * (grey[:, None] * tint + noise)
+    return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
-def _spot(size: int, centre: NDArray[np.float32], generator: np.random.Generator) -> NDArray[np.float32]:
+def _centres(arrangement: NDArray[np.intp], generator: np.random.Generator) -> tuple[Floats, Floats]:
+    """Centres (B, 2) of spot and grating, x and y in 0..1, both at least a margin from the border."""
+    count = len(arrangement)
+    direction = np.pi * (np.take(list(ARRANGEMENTS.values()), arrangement) + generator.normal(0, WOBBLE, count))
+    offset = generator.uniform(*DISTANCE, count)[:, None] * np.stack([np.cos(direction), np.sin(direction)], 1)
+    room = 1 - 2 * MARGIN - np.abs(offset)
+    spot = MARGIN + np.maximum(-offset, 0) + generator.uniform(size=(count, 2)) * room
+    return spot.astype(np.float32), (spot + offset).astype(np.float32)
+
+
+def _spot(size: int, centre: Floats, generator: np.random.Generator) -> Floats:
     x, y = _around(centre, size)
-    return _contrast(len(centre), generator) * np.exp(-(x**2 + y**2) / (2 * SPOT_SIGMA**2))
+    bump: Floats = np.exp(-(x**2 + y**2) / (2 * SPOT_SIGMA**2))
+    return _contrast(len(centre), generator) * bump
 
 
-def _grating(
-    size: int, centre: NDArray[np.float32], texture: NDArray[np.intp], generator: np.random.Generator
-) -> NDArray[np.float32]:
+def _grating(size: int, centre: Floats, texture: NDArray[np.intp], generator: np.random.Generator) -> Floats:
     x, y = _around(centre, size)
-    B = len(centre)
-    angle = np.pi * (np.take(list(TEXTURES.values()), texture) + generator.normal(0, TILT, B))
-    angle = angle.astype(np.float32)[:, None, None]
-    phase = generator.uniform(0, 2 * np.pi, (B, 1, 1)).astype(np.float32)
+    count = len(centre)
+    turns = np.take(list(TEXTURES.values()), texture) + generator.normal(0, TILT, count)
+    angle = (np.pi * turns).astype(np.float32)[:, None, None]
+    phase = generator.uniform(0, 2 * np.pi, (count, 1, 1)).astype(np.float32)
     wave = np.cos((x * np.cos(angle) + y * np.sin(angle)) * np.float32(2 * np.pi / WAVELENGTH) + phase)
-    return _contrast(B, generator) * wave * np.exp(-(x**2 + y**2) / (2 * GRATING_SIGMA**2))
+    window: Floats = wave * np.exp(-(x**2 + y**2) / (2 * GRATING_SIGMA**2))
+    return _contrast(count, generator) * window
 
 
-def _around(centre: NDArray[np.float32], size: int):
+def _around(centre: Floats, size: int) -> tuple[Floats, Floats]:
+    """Coordinates (B, 1, size) and (B, size, 1) of the pixels, from the centres (B, 2)."""
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size
-    centre = centre.astype(np.float32)
     return axis[None, None, :] - centre[:, 0, None, None], axis[None, :, None] - centre[:, 1, None, None]
 
 
-def _contrast(count: int, generator: np.random.Generator) -> NDArray[np.float32]:
+def _contrast(count: int, generator: np.random.Generator) -> Floats:
     return generator.uniform(0.6, 1.0, (count, 1, 1)).astype(np.float32)
-
-
-def _centres(arrangement, generator):
-    B = len(arrangement)
-    direction = np.pi * (np.take(list(ARRANGEMENTS.values()), arrangement) + generator.normal(0, WOBBLE, B))
-    offset = generator.uniform(*DISTANCE, B)[:, None] * np.stack([np.cos(direction), np.sin(direction)], 1)
-    room = 1 - 2 * MARGIN - np.abs(offset)
-    spot = MARGIN + np.maximum(-offset, 0) + generator.uniform(size=(B, 2)) * room
-    return spot, spot + offset

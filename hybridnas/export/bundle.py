@@ -45,7 +45,7 @@ def preprocess(images: torch.Tensor) -> torch.Tensor:
 def export_bundle(
     model: HybridNet, folder: Path, *, class_names: Sequence[str], mean: Sequence[float], std: Sequence[float]
 ) -> None:
-    """Write a model on the CPU as architecture.json, weights.safetensors and model.py, each whole or not at all; read back and compared.
+    """Write a model on the CPU as architecture.json, weights.safetensors and model.py, then read back and compare.
 
     Raises:
         HybridNasError: what was read back disagrees with `model`; the weights file is removed.

@@ -32,7 +32,7 @@ class Recipe:
     """How a run trains. `learning_rate` is for a batch of 128 and grows with the square root of the batch."""
 
     epochs: int
-    batch_size: int = 128
+    batch_size: int = 64
     learning_rate: float = 3e-3
     weight_decay: float = 0.05
     warm_up: float = 0.2  # share of all steps
@@ -121,7 +121,7 @@ class Trainer:
         start = time.perf_counter()
         images = self.batches("train", architecture.image_size)
         torch.manual_seed(seed)
-        model = build(architecture, self.dataset.num_classes).to(self.device, memory_format=torch.channels_last)
+        model = build(architecture, self.dataset.num_classes).to(self.device).to(memory_format=torch.channels_last)
         order = torch.Generator().manual_seed(seed)
         optimizer = torch.optim.AdamW(
             _parameter_groups(model, recipe.weight_decay),

@@ -43,7 +43,16 @@ def pareto_figure(run: Run) -> Figure:
         )
     front = run.front()
     if len(front):
-        axes.plot(front.latency_ms_p50, 100 * front.accuracy, color="#444444", lw=1.2, ls="--", label="front", zorder=2)
+        axes.plot(
+            front.latency_ms_p50,
+            100 * front.accuracy,
+            color="#444444",
+            lw=1.2,
+            ls="--",
+            drawstyle="steps-post",
+            label="front",
+            zorder=2,
+        )
     if run.config.budget_ms:
         axes.axvline(run.config.budget_ms, color="#222222", lw=1)
         _mark_budget(axes, run.config.budget_ms)

@@ -1,0 +1,1 @@
+"""Floor 4: the search; all that knows Optuna."""

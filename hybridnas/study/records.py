@@ -90,7 +90,10 @@ def typed(frame: pd.DataFrame) -> pd.DataFrame:
     whole = {name: "Int64" for name in ("number", "rung", "image_size", "macs", "params", "seed", "batch_size")}
     real = ("latency_ms_p50", "latency_ms_p95", "predicted_ms", "accuracy", "seconds")
     kinds = whole | {name: "float64" for name in real}
-    return frame.astype(kinds | {name: "string" for name in COLUMNS if name not in kinds})
+    words = [name for name in COLUMNS if name not in kinds]
+    frame = frame.astype(kinds | {name: "string" for name in words})
+    frame[words] = frame[words].fillna("")  # an empty cell of the file
+    return frame
 
 
 def front_of(trials: pd.DataFrame) -> pd.DataFrame:

@@ -45,9 +45,7 @@ class Run:
         try:
             config = SearchConfig.model_validate_json((folder / "config.json").read_bytes())
             trials_file, result_file = folder / "trials.csv", folder / "result.json"
-            frame = pd.read_csv(trials_file) if trials_file.is_file() else pd.DataFrame(columns=COLUMNS)
-            frame[["design", "reason", "layout"]] = frame[["design", "reason", "layout"]].fillna("")
-            trials = typed(frame)
+            trials = typed(pd.read_csv(trials_file) if trials_file.is_file() else pd.DataFrame(columns=COLUMNS))
             result = json.loads(result_file.read_bytes()) if result_file.is_file() else {}
         except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
             first = str(error).partition("\n")[0].rstrip(".")
@@ -67,7 +65,8 @@ class Run:
         """
         if "winner" not in self.result:
             raise RunError(f"{self.folder} has no winner yet: the search did not end; go on with --resume.")
-        return self.trials.set_index("number", drop=False).loc[self.result["winner"]]
+        row: pd.Series[Any] = self.trials.set_index("number", drop=False).loc[self.result["winner"]]
+        return row
 
     def architecture(self, number: int) -> Architecture:
         """The architecture of a trial.

@@ -19,7 +19,7 @@ def distribution(values: Sequence[Value]) -> BaseDistribution:
     """Numbers are ordered: a range of integers where they are evenly spaced, else positions in the sorted list."""
     if not _ordered(values):
         return CategoricalDistribution(list(values))
-    ordered = sorted(values)
+    ordered: list[Any] = sorted(values)
     step = _even_step(ordered)
     return IntDistribution(ordered[0], ordered[-1], step=step) if step else IntDistribution(0, len(values) - 1)
 

@@ -159,7 +159,9 @@ def test_linear_head_is_pooling_norm_and_a_matrix_product():
 
 
 @pytest.mark.parametrize(
-    ("table", "arguments"), [(STEMS, (16,)), (TRANSITIONS, (16, 16, 2)), (HEADS, (16, 10))], ids=["stem", "joint", "head"]
+    ("table", "arguments"),
+    [(STEMS, (16,)), (TRANSITIONS, (16, 16, 2)), (HEADS, (16, 10))],
+    ids=["stem", "joint", "head"],
 )
 def test_every_part_can_be_made_with_its_defaults_on_the_meta_device(table, arguments):
     for name, part in table.items():

@@ -60,7 +60,9 @@ def test_threads_are_restored(timer):
     try:
         torch.set_num_threads(2)
         model = build(SMALL, 5)
-        model.stem.register_forward_hook(lambda *_: seen.append((torch.get_num_threads(), torch.is_inference_mode_enabled())))
+        model.stem.register_forward_hook(
+            lambda *_: seen.append((torch.get_num_threads(), torch.is_inference_mode_enabled()))
+        )
         timer.measure(model, seconds=0.0)
         assert set(seen) == {(1, True)}
         assert torch.get_num_threads() == 2

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from hybridnas.architecture import Architecture
+from hybridnas.data.sources import open_source
+from hybridnas.errors import OutOfTime, TrainingFailed
+from hybridnas.proxy import training
+from hybridnas.proxy.training import Recipe, Trainer
+from hybridnas.space import SearchSpace
+
+RECIPE = Recipe(epochs=2, batch_size=32)
+
+
+@pytest.fixture(scope="module")
+def trainer(npz_file: Path) -> Trainer:
+    return Trainer(open_source(str(npz_file)).load(16, 0, 1000), torch.device("cpu"), threads=1)
+
+
+@pytest.fixture(scope="module")
+def architecture(space_file: Path) -> Architecture:
+    design = SearchSpace.load(space_file).design(("mbconv", "global"), size=1)
+    assert design is not None
+    return design
+
+
+def test_it_learns_and_the_seed_decides_everything(trainer: Trainer, architecture: Architecture) -> None:
+    first, again, other = (trainer.train(architecture, RECIPE, seed=seed) for seed in (1, 1, 2))
+    assert first.accuracy > 0.6  # chance is 0.33
+    assert first.accuracies == again.accuracies
+    weights = [result.model.state_dict() for result in (first, again, other)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not all(torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
+
+
+def test_other_random_numbers_in_between_change_nothing(trainer: Trainer, architecture: Architecture) -> None:
+    first = trainer.train(architecture, RECIPE, seed=1)
+    torch.rand(17)
+    assert trainer.train(architecture, RECIPE, seed=1).accuracies == first.accuracies
+
+
+def test_a_loss_that_is_no_number_is_a_failure_with_its_step(trainer: Trainer, architecture: Architecture) -> None:
+    with pytest.raises(TrainingFailed, match=r"diverged: the loss is (nan|inf) at step \d+ of 12"):
+        trainer.train(architecture, replace(RECIPE, learning_rate=1e30, warm_up=0.0), seed=0)
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA"), RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()]
+)
+def test_running_out_of_memory_is_a_failure(
+    trainer: Trainer, architecture: Architecture, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def build(*args: object) -> None:
+        raise error
+
+    monkeypatch.setattr(training, "build", build)
+    with pytest.raises(TrainingFailed, match="out of memory"):
+        trainer.train(architecture, RECIPE, seed=0)
+
+
+def test_our_own_defects_are_not_hidden(
+    trainer: Trainer, architecture: Architecture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(*args: object) -> None:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(training, "build", build)
+    with pytest.raises(RuntimeError, match="shapes"):
+        trainer.train(architecture, RECIPE, seed=0)
+
+
+def test_a_run_that_cannot_end_in_time_is_given_up_early(trainer: Trainer, architecture: Architecture) -> None:
+    shares: list[float] = []
+    with pytest.raises(OutOfTime, match="would take"):
+        trainer.train(architecture, replace(RECIPE, epochs=1000), seed=0, seconds_left=0.5, on_step=shares.append)
+    assert len(shares) < 100
+
+
+def test_the_learning_rate_warms_up_and_ends_at_zero() -> None:
+    rates = [training._rate(step, 100, 0.2) for step in range(101)]
+    assert rates[:20] == sorted(rates[:20]) and rates[20:] == sorted(rates[20:], reverse=True)
+    assert max(rates) == pytest.approx(1, abs=0.05) and rates[100] == pytest.approx(0) and rates[0] < 0.06
+    assert rates[60] == pytest.approx(0.5 * (1 + math.cos(math.pi / 2)))
+
+
+def test_norms_biases_and_bias_tables_do_not_decay(trainer: Trainer, architecture: Architecture) -> None:
+    model = training.build(architecture, 3)
+    decayed, free = training._parameter_groups(model, 0.05)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    kept = {names[id(p)] for p in free["params"]}  # type: ignore[attr-defined]
+    assert free["weight_decay"] == 0 and decayed["weight_decay"] == 0.05
+    assert any("relative_position_bias_table" in name for name in kept)
+    assert len(kept) + len(decayed["params"]) == len(names)  # type: ignore[arg-type]
+    assert all(p.ndim >= 2 for p in decayed["params"])  # type: ignore[attr-defined]

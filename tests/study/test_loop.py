@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+from optuna.trial import TrialState
+
+from hybridnas.cost.latency import Latency, Timer
+from hybridnas.cost.measure import Budget
+from hybridnas.data.sources import open_source
+from hybridnas.errors import BudgetError, OutOfTime, TrainingFailed
+from hybridnas.model import HybridNet, num_params
+from hybridnas.proxy.training import Recipe, Trainer
+from hybridnas.space import SearchSpace
+from hybridnas.study.loop import HOPELESS, Search
+from hybridnas.study.run import Run
+
+MakeSearch = Callable[..., Search]
+
+FOUR_POINTS = """\
+image_size: 16
+stem: {type: conv, width: 8}
+stages:
+  - {transition: conv, block: [mbconv, convnext], depth: [1, 2], width: 8}
+"""
+
+
+@pytest.fixture(scope="module")
+def trainer(npz_file: Path) -> Trainer:
+    return Trainer(open_source(str(npz_file)).load(16, 0, 1000), torch.device("cpu"), threads=1)
+
+
+class CountingTimer(Timer):
+    """Milliseconds in proportion to the parameters: figures that repeat exactly and take no time."""
+
+    def measure(self, model: HybridNet, *, seconds: float = 0.5) -> Latency:
+        ms = num_params(model) / 1e4
+        return Latency(ms, 1.1 * ms, ms, 1)
+
+
+@pytest.fixture(scope="module")
+def timer() -> Timer:
+    return CountingTimer("cpu", threads=1, reference_ms=1.0)
+
+
+@pytest.fixture
+def make_search(tmp_path: Path, space_file: Path, trainer: Trainer, timer: Timer) -> MakeSearch:
+    def make(budget: Budget = Budget(), folder: str = "run", space: SearchSpace | None = None) -> Search:  # noqa: B008
+        (tmp_path / folder).mkdir(exist_ok=True)
+        space = space or SearchSpace.load(space_file)
+        return Search(tmp_path / folder, space, budget, timer, trainer, Recipe(1, batch_size=64), seed=0)
+
+    return make
+
+
+def forever() -> float:
+    return float("inf")
+
+
+def test_known_layouts_come_first_and_every_trial_is_on_disk(make_search: MakeSearch, tmp_path: Path) -> None:
+    search = make_search()
+    on_disk: list[int] = []
+
+    def look(progress: object) -> None:
+        path = tmp_path / "run" / "trials.csv"
+        on_disk.append(len(path.read_text().splitlines()) - 1 if path.exists() else 0)
+
+    search.report = look
+    search.run(trials=8, seconds_left=forever)
+    names = list(search.space.layouts())
+    assert [record.design for record in search.records] == [*names, *[""] * (8 - len(names))]
+    assert all(record.status == "complete" and 0 <= record.accuracies[-1] <= 1 for record in search.records)
+    assert on_disk[-1] == 8 and set(on_disk) == set(range(9))
+
+
+def test_what_is_over_budget_is_never_trained(make_search: MakeSearch, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = make_search(Budget(macs=84_000))
+    trained = []
+    real = search.trainer.train
+
+    def train(architecture, *args, **kwargs):  # type: ignore[no-untyped-def]
+        trained.append(architecture.key)
+        return real(architecture, *args, **kwargs)
+
+    monkeypatch.setattr(search.trainer, "train", train)
+    search.run(trials=4, seconds_left=forever)
+    infeasible = [record for record in search.records if record.status == "infeasible"]
+    complete = [record for record in search.records if record.status == "complete"]
+    assert infeasible and len(complete) == 4
+    assert all(r.cost and r.cost.macs > 84_000 and r.cost.latency_ms_p50 is None for r in infeasible)
+    assert all(r.cost and r.cost.macs <= 84_000 for r in complete)
+    assert "MMAC over 0.084" in infeasible[0].reason
+    assert sorted(trained) == sorted(r.architecture.key for r in complete)
+    told = search.study.get_trials(deepcopy=False)
+    assert all(told[r.number].state == TrialState.PRUNED for r in infeasible)
+    assert all(told[r.number].constraints["budget"] > 0 for r in infeasible)
+
+
+def test_a_layout_over_budget_is_tried_again_at_its_smallest(make_search: MakeSearch) -> None:
+    search = make_search()
+    middle = search.space.design(("global", "global"), size=0.5)
+    smallest = search.space.design(("global", "global"), size=0.0)
+    search = make_search(Budget(macs=84_000), folder="again")
+    search.run(trials=6, seconds_left=forever)
+    tried = {r.architecture: r.status for r in search.records if r.design == "all global"}
+    assert tried[middle] == "infeasible" and smallest in tried
+
+
+def test_an_unreachable_budget_ends_with_the_nearest_design(make_search: MakeSearch) -> None:
+    search = make_search(Budget(ms=1e-3))
+    with pytest.raises(BudgetError, match=r"0\.001 ms is out of reach .* the fastest took .* ms on cpu: \w+ x1") as caught:
+        search.run(trials=5, seconds_left=forever)
+    fastest = min(record.cost.latency_ms_p50 for record in search.records if record.cost and record.cost.latency_ms_p50)
+    assert f"took {fastest:.3g} ms" in str(caught.value)
+    assert len(search.records) == HOPELESS
+
+
+def test_a_space_searched_through_ends_and_nothing_is_trained_twice(make_search: MakeSearch) -> None:
+    space = SearchSpace.parse(FOUR_POINTS, name="four", file="four.yaml")
+    assert space.size == 4
+    search = make_search(space=space)
+    search.run(trials=50, seconds_left=forever)
+    keys = [record.architecture.key for record in search.records]
+    assert len(keys) == len(set(keys)) == 4
+    again = [t for t in search.study.get_trials(deepcopy=False) if "duplicate_of" in t.user_attrs]
+    by_number = {record.number: record for record in search.records}
+    assert again
+    for trial in again:
+        assert trial.values[0] == by_number[trial.user_attrs["duplicate_of"]].accuracy
+
+
+def test_a_failed_training_is_kept_with_its_reason_and_the_search_goes_on(
+    make_search: MakeSearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = make_search()
+    real = search.trainer.train
+    calls = []
+
+    def train(*args, **kwargs):  # type: ignore[no-untyped-def]
+        calls.append(1)
+        if len(calls) == 2:
+            raise TrainingFailed("diverged: the loss is nan at step 3 of 4")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(search.trainer, "train", train)
+    search.run(trials=4, seconds_left=forever)
+    assert [record.status for record in search.records] == ["complete", "failed", "complete", "complete"]
+    assert search.records[1].reason == "diverged: the loss is nan at step 3 of 4"
+    assert search.study.trials[1].state == TrialState.FAIL
+
+
+def test_stopped_and_resumed_it_makes_the_same_trials(make_search: MakeSearch, tmp_path: Path) -> None:
+    whole = make_search(folder="whole")
+    whole.run(trials=9, seconds_left=forever)
+    for trials in (1, 7, 9):
+        make_search(folder="parts").run(trials=trials, seconds_left=forever)
+    parts = make_search(folder="parts")
+    compare = [(r.number, r.architecture.key, r.accuracies, r.design) for r in whole.records]
+    assert [(r.number, r.architecture.key, r.accuracies, r.design) for r in parts.records] == compare
+
+
+def test_a_trial_in_flight_is_begun_again(make_search: MakeSearch, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = make_search()
+    search.run(trials=2, seconds_left=forever)
+
+    def die(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(search.trainer, "train", die)
+        with pytest.raises(KeyboardInterrupt):
+            search.run(trials=3, seconds_left=forever)
+    lost = [trial for trial in search.study.trials if trial.state == TrialState.RUNNING]
+    assert [trial.user_attrs["design"] for trial in lost] == [list(search.space.layouts())[2]]
+
+    again = make_search()
+    assert not [t for t in again.study.trials if t.state == TrialState.RUNNING]
+    names = list(again.space.layouts())
+    again.run(trials=len(names), seconds_left=forever)
+    assert {record.design for record in again.records} == set(names), "the design in flight was tried again"
+    assert [record.number for record in again.records[:2]] == [0, 1]
+
+
+def test_a_record_written_but_not_told_is_not_lost(make_search: MakeSearch, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = make_search()
+
+    def die(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Study, "tell", die)
+        with pytest.raises(KeyboardInterrupt):
+            search.run(trials=1, seconds_left=forever)
+    again = make_search()
+    assert again.num_trained == 1
+    assert again.study.trials[0].state == TrialState.COMPLETE
+    assert again.study.trials[0].values[0] == again.records[0].accuracy
+
+
+def test_what_does_not_fit_into_the_time_is_dropped(make_search: MakeSearch, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = make_search()
+
+    def too_long(*args: object, **kwargs: object) -> None:
+        raise OutOfTime("would take 9 s, 3 s are left")
+
+    monkeypatch.setattr(search.trainer, "train", too_long)
+    search.run(trials=5, seconds_left=forever)
+    assert search.records == []
+
+
+def test_weights_are_kept_for_the_front_alone(make_search: MakeSearch, tmp_path: Path) -> None:
+    search = make_search()
+    search.run(trials=8, seconds_left=forever)
+    (tmp_path / "run" / "config.json").write_text("{}")
+    front = {f"trial-{number}.safetensors" for number in Run.load(tmp_path / "run").front().number}
+    assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} == front
+
+
+def test_seeds_differ_between_trials(make_search: MakeSearch) -> None:
+    search = make_search()
+    search.run(trials=4, seconds_left=forever)
+    assert len({record.seed for record in search.records}) == 4
+    assert replace(search.records[0]).to_json() == type(search.records[0]).from_json(search.records[0].to_json()).to_json()
