@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Sequence
 
 import typer
 
 from hybridnas.errors import BudgetError, UserError
+
+
+STOPPED = 130
 
 
 def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> None:
@@ -21,18 +23,18 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> None:
 
 def exit_code(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     """Run a command; print what went wrong to standard error; return the exit code."""
-    # timm scripts functions when it is imported, which newer versions of torch warn of; nothing a user can act on.
-    warnings.filterwarnings("ignore", message=r".*torch\.jit\.script", category=FutureWarning)
-    warnings.filterwarnings("ignore", message=r".*torch\.jit\.script", category=DeprecationWarning)
     try:
-        # Commands return nothing; --help ends in typer's own code.
-        return int(app(arguments, standalone_mode=False) or 0)
+        # Commands return nothing; --help and, in newer versions of typer, Ctrl-C end in typer's own code.
+        code = int(app(arguments, standalone_mode=False) or 0)
+        if code == STOPPED:
+            raise KeyboardInterrupt
+        return code
     except (UserError, BudgetError) as error:
         print(f"hybridnas: {error}", file=sys.stderr)
         return 3 if isinstance(error, BudgetError) else 2
     except (KeyboardInterrupt, typer.Abort):
         print("hybridnas: stopped; what finished is kept.", file=sys.stderr)
-        return 130
+        return STOPPED
     except Exception as error:
         # Typer's usage errors have no public class that holds over its versions, but all can say themselves.
         message = getattr(error, "format_message", None)

@@ -456,6 +456,8 @@ def _check_names(file: SpaceFile, source: _Source) -> None:
         for stride in stage.stride:
             if stride not in (1, 2):
                 raise source.error(("stages", i, "stride"), f"holds {stride}", [1, 2])
+        if "merge" in stage.transition and 2 not in stage.stride:
+            raise source.error(("stages", i, "stride"), "lacks 2, the only stride that transition merge takes")
         lists += [(("stages", i, name), getattr(stage, name)) for name in StageSpace.model_fields]
     for section, table in (("blocks", BLOCKS), ("transitions", TRANSITIONS)):
         for part, options in getattr(file, section).items():
@@ -505,8 +507,10 @@ def _check_parts(space: SearchSpace, source: _Source) -> None:
                         ("stages", i, "block"), f"holds no family that the rules allow at resolution {resolution}"
                     )
                 for block in legal:
+                    # Convolutions are the same at every resolution: once is enough.
+                    size = 1 if LETTERS[block] == "C" else resolution
                     for options in _combinations(file.blocks.get(block, {})):
-                        _try(source, ("stages", i), BLOCKS, block, options, built, width, 1, resolution)
+                        _try(source, ("stages", i), BLOCKS, block, options, built, width, 1, size)
 
 
 def _combinations(options: Mapping[str, Sequence[Value]]) -> Iterator[dict[str, Value]]:

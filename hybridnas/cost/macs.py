@@ -14,10 +14,14 @@ from math import prod
 from typing import Any
 
 import torch
-from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
 from hybridnas.errors import HybridNasError
+
+with warnings.catch_warnings():
+    # fvcore scripts a function when it is imported, which newer versions of torch warn of.
+    warnings.simplefilter("ignore")
+    from fvcore.nn import FlopCountAnalysis
 
 #: Operators that do no multiply-adds worth counting, beyond the shape operators that fvcore ignores by itself:
 #: norms, pooling, activations, elementwise arithmetic, padding.

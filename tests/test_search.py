@@ -1,0 +1,261 @@
+"""The command as a person uses it: real processes and real folders, on a space and data that take seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from hybridnas import Architecture, Run, SearchConfig, run_search
+from hybridnas.cli import exit_code
+from hybridnas.report.__main__ import app as report_app
+from hybridnas.search import app
+
+SECONDS = 120
+
+
+@pytest.fixture
+def arguments(space_file: Path, npz_file: Path, tmp_path: Path) -> list[str]:
+    """A search of one epoch; the first two words are the run folder's."""
+    return ["--out", str(tmp_path / "run"), "--space", str(space_file), "--data", str(npz_file), "--epochs", "1"]
+
+
+@pytest.fixture(scope="module")
+def finished(space_file: Path, npz_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    config = SearchConfig(
+        space=str(space_file), data=str(npz_file), epochs=1, trials=4, threads=1, budget_ms=1000, out=folder
+    )
+    run_search(config)
+    return folder
+
+
+def copy_of(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+def test_the_run_folder(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert names == set(
+        "config.json space.yaml study.db trials.csv pareto.csv pareto.png environment.json result.json best checkpoints"
+        .split()
+    )
+    assert {path.name for path in (finished / "best").iterdir()} == {"architecture.json", "weights.safetensors", "model.py"}
+    config = json.loads((finished / "config.json").read_text())
+    assert config["epochs"] == 1 and config["threads"] == 1 and config["target"] == config["device"] != None  # noqa: E711
+    assert (finished / "pareto.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_reads_back(finished: Path, npz_file: Path) -> None:
+    run = Run.load(finished)
+    trained = run.trials[run.trials.status == "complete"]
+    assert len(trained) == 4 and (trained.latency_ms_p50 > 0).all() and trained.accuracy.between(0, 1).all()
+    assert set("number key rung status reason layout macs params latency_ms_p50 predicted_ms accuracy seconds".split()) <= set(
+        run.trials.columns
+    )
+    front = run.front()
+    for _, row in front.iterrows():
+        better = trained[(trained.accuracy >= row.accuracy) & (trained.latency_ms_p50 < row.latency_ms_p50)]
+        assert better.empty
+    pd.testing.assert_frame_equal(
+        pd.read_csv(finished / "pareto.csv")[["number", "accuracy"]], front[["number", "accuracy"]].reset_index(drop=True),
+        check_dtype=False,
+    )
+    best = run.best
+    assert best.number in front.number.tolist()
+    assert run.architecture(int(best.number)).key == best.key
+    assert run.architecture(int(best.number)) == Architecture.from_json((finished / "best/architecture.json").read_text())
+    assert run.result["latency_ms_p50"] <= 1000
+
+
+def test_the_exported_model_loads_in_a_clean_process_and_is_as_accurate_as_said(finished: Path, npz_file: Path) -> None:
+    code = f"""
+import sys; sys.path.insert(0, {str(finished / "best")!r})
+import numpy as np, torch
+from model import CLASS_NAMES, model, preprocess
+data = np.load({str(npz_file)!r})
+images = torch.from_numpy(data["test_images"])[:, None].expand(-1, 3, -1, -1)
+with torch.no_grad():
+    right = (model(preprocess(images)).argmax(1).numpy() == data["test_labels"]).mean()
+print(CLASS_NAMES, round(float(right), 6))
+"""
+    out = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=SECONDS)
+    run = Run.load(finished)
+    assert out.stdout.strip() == f"['top', 'middle', 'bottom'] {round(run.result['test_accuracy'], 6)}", out.stderr
+    images = torch.randn(2, 3, 16, 16)
+    with torch.inference_mode():
+        assert run.best_model()(images).shape == (2, 3)
+
+
+def test_report_needs_the_folder_alone(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = copy_of(finished, tmp_path)
+    for name in ("pareto.png", "study.db", "space.yaml", "environment.json"):
+        (folder / name).unlink()
+    assert exit_code(report_app, [str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "Winner: trial" in out and "4 trained" in out and (folder / "pareto.png").stat().st_size > 10_000
+
+
+def test_a_finished_search_resumed_without_more_to_do_trains_nothing(finished: Path, tmp_path: Path) -> None:
+    folder = copy_of(finished, tmp_path)
+    before = (folder / "trials.csv").read_bytes(), (folder / "result.json").read_bytes()
+    run_search(SearchConfig(out=folder), resume=True)
+    assert ((folder / "trials.csv").read_bytes(), (folder / "result.json").read_bytes()) == before
+    run = run_search(SearchConfig(out=folder, trials=5), resume=True)
+    assert len(run.trials[run.trials.status == "complete"]) == 5
+    assert Run.load(finished).trials.key.tolist() == run.trials.key.tolist()[: len(Run.load(finished).trials)]
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--seed", "3"], "--seed was 0 in this run and cannot become 3: --resume may change only --trials and --time."),
+        (["--epochs", "2"], "--epochs was 1 in this run and cannot become 2"),
+        (["--budget-ms", "5"], "--budget-ms was 1000.0 in this run and cannot become 5.0"),
+        (["--space", "tiny"], "--space was"),
+        (["--data", "elsewhere"], "--data was"),
+        (["--budget-macs", "5"], "--budget-macs was not given in this run and cannot become 5.0"),
+        (["--flip"], "--flip was False in this run and cannot become True"),
+    ],
+)
+def test_resume_refuses_another_configuration_by_name(
+    finished: Path, flags: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted((path, path.stat().st_mtime_ns) for path in finished.rglob("*"))
+    assert exit_code(app, ["--resume", "--out", str(finished), *flags]) == 2
+    assert capsys.readouterr().err.startswith(f"hybridnas: {sentence}")
+    assert sorted((path, path.stat().st_mtime_ns) for path in finished.rglob("*")) == before
+
+
+def test_resume_refuses_other_data_under_the_same_name(finished: Path, tmp_path: Path, npz_file: Path) -> None:
+    folder = copy_of(finished, tmp_path)
+    environment = json.loads((folder / "environment.json").read_text())
+    (folder / "environment.json").write_text(json.dumps(environment | {"data_fingerprint": "0" * 16}))
+    assert exit_code(app, ["--resume", str(folder)]) == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--trials", "-1"], "--trials: input should be greater than or equal to 1, got -1."),
+        (["--trials", "many"], "Invalid value for '--trials'"),
+        (["--epochs", "0"], "--epochs: input should be greater than or equal to 1, got 0."),
+        (["--budget-ms", "0"], "--budget-ms: input should be greater than 0, got 0"),
+        (["--budget-ms", "nan"], "--budget-ms: input should be"),
+        (["--time", "soon"], "--time: must be a duration such as 5m, 4m30s or 90s, got 'soon'."),
+        (["--image-size", "3"], "--image-size: input should be greater than or equal to 8, got 3."),
+        (["--space", "tniy"], "No space 'tniy': name one of coatnet, hybrid, tiny, or an existing YAML file."),
+        (["--data", "nowhere"], "--data nowhere does not exist"),
+        (["--device", "cuda:99"], "The device 'cuda:99' is not on this machine"),
+        (["--target", "toaster"], "Unknown device 'toaster'"),
+        (["--unheard-of"], "No such option: --unheard-of"),
+        (["somewhere"], "Invalid value: unexpected argument somewhere"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_leaves_nothing(
+    flags: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert exit_code(app, ["--budget-ms", "10", "--trials", "1", *flags]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"hybridnas: {sentence}") and err.count("\n") == 1, err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_typo_in_the_space_is_named_with_its_line(
+    space_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(space_file.read_text().replace("mbconv, convnext", "mbconv, convnexxt", 1))
+    assert exit_code(app, ["--space", "mine.yaml", "--trials", "1"]) == 2
+    assert "mine.yaml, line 4: stages[0].block names 'convnexxt', which is unknown" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
+
+
+def test_an_existing_folder_is_not_written_into(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    assert exit_code(app, ["--trials", "1", "--out", str(tmp_path / "mine")]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_no_run_to_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert exit_code(app, ["--resume"]) == 2
+    assert exit_code(app, ["--resume", "nowhere"]) == 2
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "config.json").write_text('{"space": 3')
+    assert exit_code(app, ["--resume", "half"]) == 2
+    err = capsys.readouterr().err.splitlines()
+    assert len(err) == 3 and all(line.startswith("hybridnas: ") for line in err)
+
+
+def test_a_budget_out_of_reach_exits_with_3(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(app, [*arguments, "--budget-macs", "1000", "--trials", "2"]) == 3
+    err = capsys.readouterr().err
+    assert "0.001 MMAC is out of reach in the space small" in err and "the smallest has" in err
+
+
+def test_help_needs_no_torch() -> None:
+    code = "import sys; from hybridnas.cli import exit_code; from hybridnas.search import app; exit_code(app, ['--help'])"
+    heavy = "; print(*({'torch', 'timm', 'optuna', 'pandas', 'matplotlib', 'numpy'} & set(sys.modules)), file=sys.stderr)"
+    out = subprocess.run([sys.executable, "-c", code + heavy], capture_output=True, text=True, timeout=SECONDS)
+    assert "--budget-ms" in out.stdout and out.stderr.strip() == ""
+
+
+def start(arguments: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "hybridnas.search", *arguments, "--trials", "12", "--threads", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+
+
+def wait_for_trials(folder: Path, count: int) -> None:
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        path = folder / "trials.csv"
+        if path.is_file() and len(path.read_text().splitlines()) > count:
+            return
+        time.sleep(0.05)
+    raise TimeoutError(f"{folder} did not reach {count} trials")
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGINT"])
+def test_stopped_at_any_moment_no_finished_trial_is_lost(arguments: list[str], tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "run"
+    process = start(arguments)
+    wait_for_trials(folder, 3)
+    os.kill(process.pid, getattr(signal, name))
+    _, err = process.communicate(timeout=SECONDS)
+    if name == "SIGINT":
+        assert process.returncode == 130 and "stopped" in err and "Traceback" not in err
+        assert (folder / "pareto.png").is_file()
+    before = pd.read_csv(folder / "trials.csv")
+    assert len(before) >= 3
+
+    process = start([*arguments, "--resume"])
+    out, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, err
+    after = pd.read_csv(folder / "trials.csv")
+    pd.testing.assert_frame_equal(after.iloc[: len(before)], before, check_dtype=False)
+    assert (after.status == "complete").sum() == 12 and not after.key.duplicated().any()
+    with sqlite3.connect(folder / "study.db") as database:
+        states = [state for (state,) in database.execute("select state from trials")]
+    assert "RUNNING" not in states
+    database.close()
+    assert "Winner: trial" in out and not list(folder.glob(".*"))
