@@ -12,7 +12,6 @@ import typer
 
 from hybridnas.errors import BudgetError, UserError
 
-
 STOPPED = 130
 
 

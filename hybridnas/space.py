@@ -420,7 +420,9 @@ class _Source:
                 name = (*path, str(key.value))
                 if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:bool"):
                     line = key.start_mark.line + 1
-                    raise SpaceError(f"{self.file}, line {line} is not YAML for a space: the key {key.value} is no word.")
+                    raise SpaceError(
+                        f"{self.file}, line {line} is not YAML for a space: the key {key.value} is no word."
+                    )
                 if name in self.lines:
                     raise self.error(name, f"stands twice, again in line {key.start_mark.line + 1}")
                 self._note(child, name)
@@ -464,7 +466,7 @@ def _check_names(file: SpaceFile, source: _Source) -> None:
             known((section, part), [part], table)
             defaults = option_defaults(table[part])
             for option, values in options.items():
-                path = (section, part, option)
+                path: tuple[str | int, ...] = (section, part, option)
                 if option not in defaults:
                     raise source.error(path, f"is no option of {part}", list(defaults) or ["none"])
                 for value in values:

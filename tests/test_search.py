@@ -46,11 +46,13 @@ def copy_of(finished: Path, tmp_path: Path) -> Path:
 
 def test_the_run_folder(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
-    assert names == set(
-        "config.json space.yaml study.db trials.csv pareto.csv pareto.png environment.json result.json best checkpoints"
-        .split()
-    )
-    assert {path.name for path in (finished / "best").iterdir()} == {"architecture.json", "weights.safetensors", "model.py"}
+    files = "config.json environment.json pareto.csv pareto.png result.json space.yaml study.db trials.csv"
+    assert names == {*files.split(), "best", "checkpoints"}
+    assert {path.name for path in (finished / "best").iterdir()} == {
+        "architecture.json",
+        "weights.safetensors",
+        "model.py",
+    }
     config = json.loads((finished / "config.json").read_text())
     assert config["epochs"] == 1 and config["threads"] == 1 and config["target"] == config["device"] != None  # noqa: E711
     assert (finished / "pareto.png").read_bytes().startswith(b"\x89PNG")
@@ -60,21 +62,24 @@ def test_a_run_reads_back(finished: Path, npz_file: Path) -> None:
     run = Run.load(finished)
     trained = run.trials[run.trials.status == "complete"]
     assert len(trained) == 4 and (trained.latency_ms_p50 > 0).all() and trained.accuracy.between(0, 1).all()
-    assert set("number key rung status reason layout macs params latency_ms_p50 predicted_ms accuracy seconds".split()) <= set(
-        run.trials.columns
-    )
+    assert set(
+        "number key rung status reason layout macs params latency_ms_p50 predicted_ms accuracy seconds".split()
+    ) <= set(run.trials.columns)
     front = run.front()
     for _, row in front.iterrows():
         better = trained[(trained.accuracy >= row.accuracy) & (trained.latency_ms_p50 < row.latency_ms_p50)]
         assert better.empty
     pd.testing.assert_frame_equal(
-        pd.read_csv(finished / "pareto.csv")[["number", "accuracy"]], front[["number", "accuracy"]].reset_index(drop=True),
+        pd.read_csv(finished / "pareto.csv")[["number", "accuracy"]],
+        front[["number", "accuracy"]].reset_index(drop=True),
         check_dtype=False,
     )
     best = run.best
     assert best.number in front.number.tolist()
     assert run.architecture(int(best.number)).key == best.key
-    assert run.architecture(int(best.number)) == Architecture.from_json((finished / "best/architecture.json").read_text())
+    assert run.architecture(int(best.number)) == Architecture.from_json(
+        (finished / "best/architecture.json").read_text()
+    )
     assert run.result["latency_ms_p50"] <= 1000
 
 
@@ -119,7 +124,10 @@ def test_a_finished_search_resumed_without_more_to_do_trains_nothing(finished: P
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (["--seed", "3"], "--seed was 0 in this run and cannot become 3: --resume may change only --trials and --time."),
+        (
+            ["--seed", "3"],
+            "--seed was 0 in this run and cannot become 3: --resume may change only --trials and --time.",
+        ),
         (["--epochs", "2"], "--epochs was 1 in this run and cannot become 2"),
         (["--budget-ms", "5"], "--budget-ms was 1000.0 in this run and cannot become 5.0"),
         (["--space", "tiny"], "--space was"),
@@ -208,8 +216,12 @@ def test_a_budget_out_of_reach_exits_with_3(arguments: list[str], capsys: pytest
 
 
 def test_help_needs_no_torch() -> None:
-    code = "import sys; from hybridnas.cli import exit_code; from hybridnas.search import app; exit_code(app, ['--help'])"
-    heavy = "; print(*({'torch', 'timm', 'optuna', 'pandas', 'matplotlib', 'numpy'} & set(sys.modules)), file=sys.stderr)"
+    code = (
+        "import sys; from hybridnas.cli import exit_code; from hybridnas.search import app; exit_code(app, ['--help'])"
+    )
+    heavy = (
+        "; print(*({'torch', 'timm', 'optuna', 'pandas', 'matplotlib', 'numpy'} & set(sys.modules)), file=sys.stderr)"
+    )
     out = subprocess.run([sys.executable, "-c", code + heavy], capture_output=True, text=True, timeout=SECONDS)
     assert "--budget-ms" in out.stdout and out.stderr.strip() == ""
 

@@ -50,4 +50,4 @@ with arguments.out.open("w", newline="") as file:
             writer.writeheader()
         writer.writerow(row)
         file.flush()
-        print(name, row["families"], row["image_size"], f"{cost.latency_ms_p50:.2f} ms", row["accuracy"], row["seconds"])
+        print(name, row["families"], f"{cost.latency_ms_p50:.2f} ms", row["accuracy"], row["seconds"], flush=True)

@@ -27,13 +27,13 @@ GRATING_SIGMA = 0.10
 SPOT_SIGMA = 0.06
 MARGIN = 0.12  # of the centres, to the border
 DISTANCE = (0.40, 0.60)  # from the spot to the grating
-TILT = 0.03  # standard deviation of the orientation, in units of pi
-WOBBLE = 0.06  # standard deviation of the direction, in units of pi
-NOISE = 0.5  # standard deviation; the contrasts are 0.6 to 1
+TILT = 0.06  # standard deviation of the orientation, in units of pi: 4 % of the textures end up nearer to another
+WOBBLE = 0.12  # standard deviation of the direction, in units of pi: likewise of the arrangements
+NOISE = 0.1  # standard deviation; the contrasts are 0.6 to 1
 
 
 def synthetic_dataset(
-    image_size: int, *, seed: int, num_train: int = 2000, num_validation: int = 1000, num_test: int = 2000
+    image_size: int, *, seed: int, num_train: int = 1600, num_validation: int = 1000, num_test: int = 2000
 ) -> Dataset:
     """Draw the three parts (uint8, (N, 3, image_size, image_size), 16 balanced classes) from independent streams."""
     streams = np.random.SeedSequence(seed).spawn(3)
@@ -63,7 +63,7 @@ def _paint(size: int, labels: NDArray[np.intp], generator: np.random.Generator) 
     grey = _spot(size, spot, generator) + _grating(size, grating, texture, generator)
     tint = generator.uniform(0.7, 1.0, (count, 3, 1, 1)).astype(np.float32)
     noise = NOISE * generator.standard_normal((count, 3, size, size), np.float32)
-    pixels: NDArray[np.float32] = 127.5 + 80 * (grey[:, None] * tint + noise)
+    pixels = 127.5 + 80 * (grey[:, None] * tint + noise)
     return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
@@ -96,7 +96,7 @@ def _grating(size: int, centre: Floats, texture: NDArray[np.intp], generator: np
 
 def _around(centre: Floats, size: int) -> tuple[Floats, Floats]:
     """Coordinates (B, 1, size) and (B, size, 1) of the pixels, from the centres (B, 2)."""
-    axis = (np.arange(size, dtype=np.float32) + 0.5) / size
+    axis: Floats = ((np.arange(size) + 0.5) / size).astype(np.float32)
     return axis[None, None, :] - centre[:, 0, None, None], axis[None, :, None] - centre[:, 1, None, None]
 
 

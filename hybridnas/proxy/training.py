@@ -22,9 +22,8 @@ from hybridnas.data.dataset import Dataset
 from hybridnas.errors import OutOfTime, TrainingFailed
 from hybridnas.model import HybridNet, build
 
-
 #: Epochs of a run where nothing else is asked for.
-DEFAULT_EPOCHS = 4
+DEFAULT_EPOCHS = 2
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Recipe:
     """How a run trains. `learning_rate` is for a batch of 128 and grows with the square root of the batch."""
 
     epochs: int
-    batch_size: int = 64
+    batch_size: int = 32
     learning_rate: float = 3e-3
     weight_decay: float = 0.05
     warm_up: float = 0.2  # share of all steps

@@ -21,9 +21,7 @@ def test_random_shift_moves_each_image_by_its_own_offset() -> None:
     padded = torch.nn.functional.pad(images.float(), (2, 2, 2, 2), mode="replicate").byte()
     offsets = set()
     for image, moved in zip(padded, shifted, strict=True):
-        found = {
-            (y, x) for y in range(5) for x in range(5) if torch.equal(image[:, y : y + 8, x : x + 8], moved)
-        }
+        found = {(y, x) for y in range(5) for x in range(5) if torch.equal(image[:, y : y + 8, x : x + 8], moved)}
         assert len(found) == 1, "a shifted image must be a crop of the padded one"
         offsets |= found
     assert len(offsets) > 15

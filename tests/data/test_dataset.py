@@ -11,7 +11,9 @@ from hybridnas.errors import DataError
 
 def numbered(labels: np.ndarray) -> Part:
     """Images whose pixels hold their own index, so that a split can be read off them."""
-    return Part(labels, lambda chosen: np.broadcast_to(chosen.astype(np.uint8)[:, None, None, None], (len(chosen), 1, 4, 4)))
+    return Part(
+        labels, lambda chosen: np.broadcast_to(chosen.astype(np.uint8)[:, None, None, None], (len(chosen), 1, 4, 4))
+    )
 
 
 def ids(images: np.ndarray) -> set[int]:
@@ -26,14 +28,21 @@ def test_parts_are_disjoint_stratified_and_repeatable() -> None:
     assert sum(map(len, parts)) == len(set().union(*parts)) == 160
     assert np.bincount(data.test.labels).tolist() == [20, 10, 2]
     assert np.bincount(data.validation.labels).tolist() == [16, 8, 2]
-    assert all((labels[part.images[:, 0, 0, 0]] == part.labels).all() for part in (data.train, data.validation, data.test))
+    assert all(
+        (labels[part.images[:, 0, 0, 0]] == part.labels).all() for part in (data.train, data.validation, data.test)
+    )
     assert make(0).fingerprint() == data.fingerprint() != make(1).fingerprint()
 
 
 def test_a_given_test_part_is_kept_and_limits_are_stratified() -> None:
     labels = np.arange(200, dtype=np.int64) % 4
     data = make_dataset(
-        "d", numbered(labels), numbered(np.arange(8, dtype=np.int64) % 4), tuple("abcd"), seed=0, max_train=40,
+        "d",
+        numbered(labels),
+        numbered(np.arange(8, dtype=np.int64) % 4),
+        tuple("abcd"),
+        seed=0,
+        max_train=40,
         max_validation=20,
     )
     assert np.bincount(data.train.labels).tolist() == [10] * 4

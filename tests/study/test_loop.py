@@ -112,7 +112,9 @@ def test_a_layout_over_budget_is_tried_again_at_its_smallest(make_search: MakeSe
 
 def test_an_unreachable_budget_ends_with_the_nearest_design(make_search: MakeSearch) -> None:
     search = make_search(Budget(ms=1e-3))
-    with pytest.raises(BudgetError, match=r"0\.001 ms is out of reach .* the fastest took .* ms on cpu: \w+ x1") as caught:
+    with pytest.raises(
+        BudgetError, match=r"0\.001 ms is out of reach .* the fastest took .* ms on cpu: \w+ x1"
+    ) as caught:
         search.run(trials=5, seconds_left=forever)
     fastest = min(record.cost.latency_ms_p50 for record in search.records if record.cost and record.cost.latency_ms_p50)
     assert f"took {fastest:.3g} ms" in str(caught.value)
@@ -224,4 +226,6 @@ def test_seeds_differ_between_trials(make_search: MakeSearch) -> None:
     search = make_search()
     search.run(trials=4, seconds_left=forever)
     assert len({record.seed for record in search.records}) == 4
-    assert replace(search.records[0]).to_json() == type(search.records[0]).from_json(search.records[0].to_json()).to_json()
+    assert (
+        replace(search.records[0]).to_json() == type(search.records[0]).from_json(search.records[0].to_json()).to_json()
+    )
