@@ -76,7 +76,7 @@ def make_dataset(
     *,
     seed: int,
     max_train: int,
-    max_validation: int = 5_000,
+    max_validation: int = 2_000,
     max_test: int = 10_000,
 ) -> Dataset:
     """Check the labels, split them by class into train, validation and, if missing, test, and load what is used.
