@@ -6,6 +6,7 @@ import importlib
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -175,3 +176,10 @@ def test_public_names_resolve():
         assert getattr(package, name) is not None
     with pytest.raises(AttributeError, match="no_such_name"):
         getattr(package, "no_such_name")  # noqa: B009
+
+
+def test_every_package_is_in_the_wheel():
+    root = Path(__file__).parent.parent
+    listed = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {".".join(path.parent.relative_to(root).parts) for path in (root / "hybridnas").rglob("__init__.py")}
+    assert set(listed) == found | {"hybridnas.search_spaces"}
