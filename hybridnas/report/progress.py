@@ -61,9 +61,8 @@ class SearchDisplay:
         best = ""
         if self._best and self._best.cost:
             best = f"best {100 * (self._best.accuracy or 0):.1f} % at {self._best.cost.latency_ms_p50:.2f} ms"
-        self._bar.update(
-            self._task, completed=min(max(shares), 1.0), description=f"trial {trained + 1}", left=left, best=best
-        )
+        doing = "confirm" if max(shares) >= 1 else f"trial {trained + 1}"
+        self._bar.update(self._task, completed=min(max(shares), 1.0), description=doing, left=left, best=best)
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
