@@ -184,7 +184,7 @@ class Search:
         write_atomic(self.folder / "trials.csv", table(self.records).to_csv(index=False))
         self.report(Progress(self.records, ended=record))
 
-    def _tell(self, trial: optuna.Trial, record: TrialRecord) -> None:
+    def _tell(self, trial: optuna.Trial | int, record: TrialRecord) -> None:
         if record.status == "complete":
             assert record.cost and record.accuracy is not None
             assert record.cost.latency_ms_p50 is not None
@@ -238,13 +238,10 @@ class Search:
     def _settle(self, trial: FrozenTrial) -> None:
         """Finish telling what was recorded; of the rest, fail the old trial and enqueue its design anew."""
         if RECORD in trial.user_attrs:
-            record = TrialRecord.from_json(trial.user_attrs[RECORD])
-            if record.status == "complete":
-                assert record.cost and record.accuracy is not None and record.cost.latency_ms_p50 is not None
-                self.study.tell(trial.number, [record.accuracy, record.cost.latency_ms_p50])
-                return
+            self._tell(trial.number, TrialRecord.from_json(trial.user_attrs[RECORD]))
+            return
         self.study.tell(trial.number, state=TrialState.FAIL)
-        if RECORD not in trial.user_attrs and "duplicate_of" not in trial.user_attrs:
+        if "duplicate_of" not in trial.user_attrs:
             attrs: Mapping[str, object] = {k: trial.user_attrs[k] for k in ("design", "size") if k in trial.user_attrs}
             params = trial.params or trial.system_attrs.get("fixed_params", {})
             self.study.enqueue_trial(params, user_attrs={**attrs, "retry_of": trial.number})
