@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from hybridnas.architecture import Architecture, Options
 from hybridnas.blocks import BLOCKS, option_defaults
 from hybridnas.blocks.fuse import fuse
-from hybridnas.blocks.transitions import HEADS, STEMS, TRANSITIONS
+from hybridnas.blocks.heads import HEADS
+from hybridnas.blocks.stems import STEMS
+from hybridnas.blocks.transitions import TRANSITIONS
 from hybridnas.errors import ArchitectureError
 
 
@@ -46,15 +48,18 @@ class HybridNet(nn.Module):
         total = sum(stage.depth for stage in architecture.stages)
         rates = [drop_path_rate * i / max(total - 1, 1) for i in range(total)]
 
-        self.stem = make("stem", STEMS, architecture.stem.type, architecture.stem.options, architecture.stem.width)
-        width, reduction = architecture.stem.width, int(getattr(self.stem, "stride"))  # noqa: B009 (mypy)
-        resolution = math.ceil(architecture.image_size / reduction)
+        stem, image_size = architecture.stem, architecture.image_size
+        self.stem = make("stem", STEMS, stem.type, stem.options, stem.width, image_size)
+        width, reduction = stem.width, int(getattr(self.stem, "stride"))  # noqa: B009 (mypy)
+        resolution = math.ceil(image_size / reduction)
         self.feature_info: list[dict[str, Any]] = []
         stages = []
         for i, stage in enumerate(architecture.stages):
             where = f"stage {i + 1}"
             change = stage.transition
-            transition = make(where, TRANSITIONS, change.type, change.options, width, stage.width, change.stride)
+            transition = make(
+                where, TRANSITIONS, change.type, change.options, width, stage.width, change.stride, resolution
+            )
             width, reduction = stage.width, reduction * change.stride
             resolution = math.ceil(resolution / change.stride)
             stage_rates, rates = rates[: stage.depth], rates[stage.depth :]

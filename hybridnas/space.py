@@ -21,7 +21,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from hybridnas.architecture import LETTERS, Architecture, Head, Stage, Stem, Transition, Value
 from hybridnas.blocks import BLOCKS, option_defaults
-from hybridnas.blocks.transitions import HEADS, STEMS, TRANSITIONS
+from hybridnas.blocks.heads import HEADS
+from hybridnas.blocks.stems import STEMS
+from hybridnas.blocks.transitions import TRANSITIONS
 from hybridnas.errors import ArchitectureError, SpaceError
 from hybridnas.model import make, same_kind
 
@@ -501,7 +503,18 @@ def _check_parts(space: SearchSpace, source: _Source) -> None:
                     out = math.ceil(resolution / stride)
                     reach.add((out_width, out))
                     for options in _combinations(file.transitions.get(kind, {})):
-                        _try(source, ("stages", i), TRANSITIONS, kind, options, built, width, out_width, stride)
+                        _try(
+                            source,
+                            ("stages", i),
+                            TRANSITIONS,
+                            kind,
+                            options,
+                            built,
+                            width,
+                            out_width,
+                            stride,
+                            resolution,
+                        )
             for width, resolution in sorted(reach):
                 legal = space.legal_blocks(stage, resolution)
                 if not legal:

@@ -29,10 +29,15 @@ BLOCKS: dict[str, type[nn.Module]] = {
     "global": GlobalAttention,
 }
 
-__all__ = ["BLOCKS", "option_defaults"]
+__all__ = ["BLOCKS", "compat_options", "option_defaults"]
 
 
 def option_defaults(part: type[nn.Module]) -> dict[str, bool | int | float | str]:
     """The options of a family, stem, transition or head with their defaults: its keyword-only arguments."""
     parameters = inspect.signature(part.__init__).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def compat_options(part: type[nn.Module]) -> frozenset[str]:
+    """The options that exist only so that a published design comes out exactly: fixed in a space, never searched."""
+    return frozenset(getattr(part, "COMPAT", ()))

@@ -7,16 +7,19 @@ from torch import nn
 
 from hybridnas.blocks import option_defaults
 from hybridnas.blocks.fuse import fuse
-from hybridnas.blocks.transitions import HEADS, STEMS, TRANSITIONS, Keep, LinearHead, MergeTransition, PadTo
+from hybridnas.blocks.heads import HEADS, LinearHead
+from hybridnas.blocks.pad import PadTo
+from hybridnas.blocks.stems import STEMS
+from hybridnas.blocks.transitions import TRANSITIONS, Keep, MergeTransition
 
 # What each can take: transition `none` changes nothing, `merge` halves.
 STRIDES = {"none": [1], "merge": [2]}
 CASES = [(name, stride) for name in TRANSITIONS for stride in STRIDES.get(name, [1, 2])]
 
 
-def transition(name, stride, **options):
+def transition(name, stride, resolution=7, **options):
     torch.manual_seed(0)
-    return TRANSITIONS[name](8, 8 if name == "none" else 16, stride, **options)
+    return TRANSITIONS[name](8, 8 if name == "none" else 16, stride, resolution, **options)
 
 
 def randomise(module):
@@ -53,7 +56,7 @@ def test_a_transition_divides_the_resolution_and_rounds_up(name, stride, resolut
 @pytest.mark.parametrize("image_size", [1, 31, 32, 33, 50])
 @pytest.mark.parametrize("name", STEMS)
 def test_a_stem_divides_the_image_by_its_stride_and_rounds_up(name, image_size):
-    module = STEMS[name](16).eval()
+    module = STEMS[name](16, image_size).eval()
     out = math.ceil(image_size / module.stride)
     assert module(torch.randn(2, 3, image_size, image_size)).shape == (2, 16, out, out)
 
@@ -73,7 +76,7 @@ def test_mbconv_transition_deploys_with_squeeze_excite():
 
 @pytest.mark.parametrize("name", STEMS)
 def test_a_stem_deploys(name):
-    assert_deploys(randomise(STEMS[name](16)), torch.randn(2, 3, 15, 15))
+    assert_deploys(randomise(STEMS[name](16, 15)), torch.randn(2, 3, 15, 15))
 
 
 @pytest.mark.parametrize(("name", "stride"), [case for case in CASES if case[0] != "none"])
@@ -97,18 +100,18 @@ def test_channels_last_gives_the_same_numbers(name, stride):
 
 def test_none_keeps_the_map_itself():
     x = torch.randn(1, 8, 4, 4)
-    assert torch.equal(Keep(8, 8, 1)(x), x)
+    assert torch.equal(Keep(8, 8, 1, 4)(x), x)
 
 
 @pytest.mark.parametrize(("in_width", "width", "stride"), [(8, 16, 1), (8, 8, 2), (8, 16, 2)])
 def test_none_refuses_changes(in_width, width, stride):
     with pytest.raises(ValueError, match=f"width {in_width} to {width} and stride {stride}"):
-        Keep(in_width, width, stride)
+        Keep(in_width, width, stride, 4)
 
 
 def test_merge_refuses_stride_1():
     with pytest.raises(ValueError, match="must be 2, got 1"):
-        MergeTransition(8, 16, 1)
+        MergeTransition(8, 16, 1, 4)
 
 
 def test_merge_sees_each_2x2_neighbourhood_alone():
@@ -160,7 +163,7 @@ def test_linear_head_is_pooling_norm_and_a_matrix_product():
 
 @pytest.mark.parametrize(
     ("table", "arguments"),
-    [(STEMS, (16,)), (TRANSITIONS, (16, 16, 2)), (HEADS, (16, 10))],
+    [(STEMS, (16, 32)), (TRANSITIONS, (16, 16, 2, 7)), (HEADS, (16, 10))],
     ids=["stem", "joint", "head"],
 )
 def test_every_part_can_be_made_with_its_defaults_on_the_meta_device(table, arguments):
