@@ -18,8 +18,22 @@ from hybridnas.errors import ArchitectureError
 Value = bool | int | float | str
 Options = Mapping[str, Value]
 
-#: The letter of each block family in a layout string: C convolution, T attention ("transformer").
-LETTERS = {"mbconv": "C", "convnext": "C", "repmixer": "C", "window": "T", "global": "T"}
+#: The letter of each block family in a layout string: C convolution (or pooling), T attention ("transformer"), alone
+#: or together with convolution.
+LETTERS = {
+    "mbconv": "C",
+    "convnext": "C",
+    "bottleneck": "C",
+    "repmixer": "C",
+    "pool": "C",
+    "window": "T",
+    "global": "T",
+    "linear": "T",
+    "mobilevit": "T",
+    "levit": "T",
+    "lgl": "T",
+    "parallel": "T",
+}
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 

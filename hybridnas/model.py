@@ -68,6 +68,8 @@ class HybridNet(nn.Module):
             else:
                 body = nn.Identity()
             stages.append(HybridStage(transition, body))
+            if getattr(body, "class_token", None) is not None and i + 1 < len(architecture.stages):
+                raise ArchitectureError(f"{where}: class_token is for the last stage: no other part knows of it.")
             self.feature_info.append({"num_chs": width, "reduction": reduction, "module": f"stages.{i}"})
         self.stages = nn.Sequential(*stages)
         self.num_features = width
@@ -75,7 +77,10 @@ class HybridNet(nn.Module):
         self.apply(_init_weights)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to the last feature map (B, num_features, h, w)."""
+        """Images (B, 3, H, W) to the last feature map (B, num_features, h, w).
+
+        Where the last stage has a class token, to tokens (B, 1 + h*w, num_features), the class token first.
+        """
         out: Tensor = self.stages(self.stem(x))
         return out
 

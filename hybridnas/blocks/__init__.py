@@ -15,18 +15,32 @@ import inspect
 
 from torch import nn
 
+from hybridnas.blocks.bottleneck import Bottleneck
 from hybridnas.blocks.convnext import ConvNeXt
 from hybridnas.blocks.global_attention import GlobalAttention
+from hybridnas.blocks.levit import LeViT
+from hybridnas.blocks.lgl import LGL
+from hybridnas.blocks.linear import LinearAttention
 from hybridnas.blocks.mbconv import MBConv
+from hybridnas.blocks.mobilevit import MobileViT
+from hybridnas.blocks.parallel import Parallel
+from hybridnas.blocks.pool import Pool
 from hybridnas.blocks.repmixer import RepMixer
 from hybridnas.blocks.window import WindowAttention
 
 BLOCKS: dict[str, type[nn.Module]] = {
     "mbconv": MBConv,
     "convnext": ConvNeXt,
+    "bottleneck": Bottleneck,
     "repmixer": RepMixer,
+    "pool": Pool,
     "window": WindowAttention,
     "global": GlobalAttention,
+    "linear": LinearAttention,
+    "mobilevit": MobileViT,
+    "levit": LeViT,
+    "lgl": LGL,
+    "parallel": Parallel,
 }
 
 __all__ = ["BLOCKS", "compat_options", "option_defaults"]

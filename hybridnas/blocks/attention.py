@@ -1,88 +1,176 @@
-"""What the attention families share: multi-head self-attention with a relative bias, and the pre-norm block.
+"""What the attention families share: multi-head self-attention, its position bias, and the pre-norm block.
 
-Shapes: B batch, N tokens of a group that attends to itself, G such groups, C = heads * head_dim channels.
+Shapes: B batch, N tokens of a group that attends to itself, G such groups, C channels, D channels of a head.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from timm.layers import DropPath, Mlp, RelPosBias
+from timm.layers import DropPath, LayerScale, Mlp, trunc_normal_
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
-from hybridnas.blocks.options import check_expand
+from hybridnas.blocks.options import LAYER_SCALE_INIT, check_expand
+
+
+class PositionBias(nn.Module):
+    """What is added to the attention of every pair of positions: a table, gathered by `index`, and a mask.
+
+    Args:
+        num_heads: One column of the table a head.
+        index: (queries, keys), the row of the table for each pair; from `relative_index` or `distance_index`.
+        mask: (G, queries, keys): zero where a token may look, -inf where not. Each group has its own.
+
+    Gathering costs as much as a small attention, so without gradients the result is kept for as long as the table
+    is the same tensor in the same version; the deploy form keeps nothing else.
+    """
+
+    gathered: Tensor | None
+    mask: Tensor | None
+    index: Tensor
+
+    def __init__(self, num_heads: int, index: Tensor, num_entries: int, mask: Tensor | None = None) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(num_entries, num_heads))
+        trunc_normal_(self.table, std=0.02)
+        self.register_buffer("index", index, persistent=False)
+        self.register_buffer("mask", mask, persistent=False)
+        self.register_buffer("gathered", None, persistent=False)
+        self.masked = mask is not None
+        self._kept: tuple[tuple[int, int], Tensor] | None = None
+
+    def gather(self) -> Tensor:
+        """(heads, queries, keys), or (G * heads, queries, keys) where there is a mask."""
+        bias = self.table[self.index.flatten()].view(*self.index.shape, -1).permute(2, 0, 1).contiguous()
+        return bias if self.mask is None else (self.mask.unsqueeze(1) + bias).flatten(0, 1)
+
+    def reparameterize(self) -> None:
+        """Deploy form: the gathered bias instead of table and index."""
+        if self.gathered is None:
+            self.gathered = self.gather().detach()
+            self._kept = None
+            del self.table, self.index, self.mask
+
+    def forward(self) -> Tensor:
+        if self.gathered is not None:
+            return self.gathered
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch._C._get_tracing_state():
+            return self.gather()
+        if self.table.is_meta or self.table.is_inference():  # neither an address nor a version to tell a change by
+            return self.gather()
+        state = (self.table.data_ptr(), self.table._version)
+        if self._kept is None or self._kept[0] != state:
+            self._kept = (state, self.gather())
+        return self._kept[1]
+
+
+def relative_index(side: int) -> Tensor:
+    """Row of the offset between each two positions of a side x side map, (2 side - 1)^2 of them: (side^2, side^2).
+
+    Swin (Liu et al., 2021, arXiv:2103.14030, equation 4), CoAtNet (Dai et al., 2021, arXiv:2106.04803, section 2.1).
+    """
+    position = torch.arange(side)
+    offset = position.unsqueeze(1) - position.unsqueeze(0) + side - 1  # (side, side), from 0 to 2 side - 2
+    rows = offset[:, None, :, None] * (2 * side - 1)
+    return (rows + offset[None, :, None, :]).reshape(side * side, side * side)
+
+
+def distance_index(side: int, stride: int = 1) -> Tensor:
+    """Row of the absolute offset between queries, every `stride`-th position, and keys: (queries, side^2).
+
+    LeViT (Graham et al., 2021, arXiv:2104.01136, section 4.1, "attention bias"): the same bias to all four sides.
+    """
+    position = torch.arange(side)
+    offset = (position[::stride].unsqueeze(1) - position.unsqueeze(0)).abs()
+    rows = offset[:, None, :, None] * side
+    return (rows + offset[None, :, None, :]).reshape(-1, side * side)
+
+
+def relative_bias(side: int, num_heads: int, mask: Tensor | None = None) -> PositionBias:
+    """The bias of a group of side x side tokens, with sign."""
+    return PositionBias(num_heads, relative_index(side), (2 * side - 1) ** 2, mask)
+
+
+def distance_bias(side: int, num_heads: int, stride: int = 1) -> PositionBias:
+    """The bias of side x side tokens by absolute offset; only every `stride`-th token of each side asks."""
+    return PositionBias(num_heads, distance_index(side, stride), side**2)
 
 
 class SelfAttention(nn.Module):
-    """Self-attention inside each group of tokens: (B, G, N, C) -> (B, G, N, C).
+    """Self-attention inside each group of tokens: (B, G, N, C) -> (B, G, N, out_width).
 
-    The relative position bias (Swin, arXiv:2103.14030, equation 4; CoAtNet, arXiv:2106.04803, section 2.1) has one
-    entry a head and offset. `mask` (G, N, N) is added to it: zero where a token may look, -inf where not.
-    Groups and heads share one dimension in the product, so that the mask broadcasts over the batch.
+    Queries and keys have num_heads * head_dim channels, values num_heads * value_dim; neither has to do with C.
+    Groups and heads share one dimension in the product where a mask tells groups apart, so that it
+    broadcasts over the batch.
     """
 
-    bias: Tensor | None
-    mask: Tensor | None
-
-    def __init__(self, width: int, head_dim: int, side: int, mask: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        head_dim: int,
+        bias: PositionBias | None,
+        *,
+        value_dim: int | None = None,
+        out_width: int | None = None,
+    ) -> None:
         super().__init__()
-        if head_dim < 1 or width % head_dim:
-            raise ValueError(f"width {width} is not a multiple of head_dim {head_dim}")
-        self.num_heads = width // head_dim
+        self.num_heads = num_heads
         self.head_dim = head_dim
-        self.qkv = nn.Linear(width, 3 * width)
-        self.relative: Any = RelPosBias((side, side), self.num_heads)
-        self.proj = nn.Linear(width, width)
-        self.register_buffer("mask", mask, persistent=False)
-        self.register_buffer("bias", None, persistent=False)
-
-    def attention_bias(self) -> Tensor:
-        """(G * heads, N, N), or (heads, N, N) where nothing is masked and one group's bias serves all."""
-        relative: Tensor = self.relative.get_bias()[0]  # (heads, N, N)
-        if self.mask is None:
-            return relative
-        return (self.mask.unsqueeze(1) + relative).flatten(0, 1)
-
-    def reparameterize(self) -> None:
-        """Deploy form: keep the gathered bias instead of gathering it at each call."""
-        if self.bias is not None:
-            return
-        self.bias = self.attention_bias().detach().contiguous()
-        self.relative = nn.Identity()
+        self.value_dim = value_dim or head_dim
+        self.qkv = nn.Linear(width, num_heads * (2 * head_dim + self.value_dim))
+        self.bias = bias
+        self.proj: nn.Module = nn.Linear(num_heads * self.value_dim, out_width or width)
 
     def forward(self, x: Tensor) -> Tensor:
-        B, G, N, C = x.shape  # noqa: N806 (shapes are capitals)
-        qkv = self.qkv(x).view(B, G, N, 3, self.num_heads, self.head_dim)
-        bias = self.attention_bias() if self.bias is None else self.bias
-        if self.mask is None:  # every group alike: groups join the batch
-            qkv = qkv.permute(3, 0, 1, 4, 2, 5).reshape(3, B * G, self.num_heads, N, self.head_dim)
-        else:
-            qkv = qkv.permute(3, 0, 1, 4, 2, 5).reshape(3, B, G * self.num_heads, N, self.head_dim)
-        q, k, v = qkv.unbind(0)
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
-        x = x.view(B, G, self.num_heads, N, self.head_dim).transpose(2, 3).reshape(B, G, N, C)
-        out: Tensor = self.proj(x)
+        B, G, N, _ = x.shape  # noqa: N806 (shapes are capitals)
+        heads, keys = self.num_heads, self.num_heads * self.head_dim
+        together = self.bias is None or not self.bias.masked  # every group alike: groups join the batch
+        shape = (B * G, heads) if together else (B, G * heads)
+        q, k, v = (
+            part.unflatten(-1, (heads, -1)).transpose(2, 3).reshape(*shape, N, -1)
+            for part in self.qkv(x).split([keys, keys, heads * self.value_dim], dim=-1)
+        )
+        bias = None if self.bias is None else self.bias().to(q.dtype)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        out: Tensor = self.proj(x.view(B, G, heads, N, self.value_dim).transpose(2, 3).flatten(3))
         return out
 
 
 class PreNormBlock(nn.Module):
     """x + mix(norm(x)), then x + mlp(norm(x)), over the last dimension, which holds the channels."""
 
-    def __init__(self, width: int, mix: nn.Module, expand: float, drop_path: float) -> None:
+    def __init__(
+        self,
+        width: int,
+        mix: nn.Module,
+        expand: float,
+        drop_path: float,
+        *,
+        eps: float = 1e-6,
+        layer_scale: bool = False,
+    ) -> None:
         super().__init__()
         check_expand(expand)
-        self.norm1 = nn.LayerNorm(width)
+        self.norm1 = nn.LayerNorm(width, eps=eps)
         self.mix = mix
-        self.norm2 = nn.LayerNorm(width)
+        self.scale1 = LayerScale(width, LAYER_SCALE_INIT) if layer_scale else nn.Identity()
+        self.norm2 = nn.LayerNorm(width, eps=eps)
         self.mlp = Mlp(width, int(width * expand), act_layer=nn.GELU)
+        self.scale2 = LayerScale(width, LAYER_SCALE_INIT) if layer_scale else nn.Identity()
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.mix(self.norm1(x)))
-        out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
+        x = x + self.drop_path(self.scale1(self.mix(self.norm1(x))))
+        out: Tensor = x + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
         return out
+
+
+def check_heads(width: int, head_dim: int) -> int:
+    """The number of heads of `head_dim` channels that make up `width`."""
+    if head_dim < 1 or width % head_dim:
+        raise ValueError(f"width {width} is not a multiple of head_dim {head_dim}")
+    return width // head_dim
 
 
 def visibility(groups: Tensor) -> Tensor:

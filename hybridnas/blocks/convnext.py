@@ -10,11 +10,7 @@ from collections.abc import Sequence
 from timm.models.convnext import ConvNeXtBlock
 from torch import nn
 
-from hybridnas.blocks.options import check_expand, check_kernel, rates_for
-
-# The paper starts layer scale at 1e-6, which leaves a block near the identity for longer than a short run lasts;
-# CaiT (arXiv:2103.17239, section 2) uses 0.1 up to 18 blocks. Trained or loaded weights overwrite it either way.
-LAYER_SCALE_INIT = 0.1
+from hybridnas.blocks.options import LAYER_SCALE_INIT, check_expand, check_kernel, rates_for
 
 
 class ConvNeXt(nn.Sequential):

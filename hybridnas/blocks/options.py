@@ -7,6 +7,10 @@ from collections.abc import Sequence
 
 from timm.layers import get_act_layer
 
+# The papers start layer scale at 1e-5 or 1e-6, which leaves a block near the identity for longer than a short run
+# lasts; CaiT (arXiv:2103.17239, section 2) uses 0.1 up to 18 blocks. Trained or loaded weights overwrite it either way.
+LAYER_SCALE_INIT = 0.1
+
 
 def check_kernel(kernel: int) -> None:
     """A depthwise kernel has a centre."""
@@ -16,8 +20,25 @@ def check_kernel(kernel: int) -> None:
 
 def check_expand(expand: float) -> None:
     """An expansion ratio is a positive number."""
-    if not (expand > 0 and math.isfinite(expand)):
-        raise ValueError(f"expand must be a positive number, got {expand}")
+    check_ratio("expand", expand)
+
+
+def check_ratio(name: str, ratio: float) -> None:
+    """A ratio of widths is a positive number."""
+    if not (ratio > 0 and math.isfinite(ratio)):
+        raise ValueError(f"{name} must be a positive number, got {ratio}")
+
+
+def check_count(name: str, count: int, least: int = 1) -> None:
+    """A count has a least value."""
+    if count < least:
+        raise ValueError(f"{name} must be at least {least}, got {count}")
+
+
+def check_one_of(name: str, value: str, allowed: Sequence[str]) -> None:
+    """A word is one of a few."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
 
 
 def check_act(act: str) -> None:

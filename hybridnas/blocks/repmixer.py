@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from timm.models.fastvit import RepMixerBlock
 from torch import nn
 
-from hybridnas.blocks.convnext import LAYER_SCALE_INIT
-from hybridnas.blocks.options import check_expand, check_kernel, rates_for
+from hybridnas.blocks.options import LAYER_SCALE_INIT, check_expand, check_kernel, rates_for
 
 
 class RepMixer(nn.Sequential):

@@ -7,33 +7,149 @@ with H = W = `image_size` and the class attribute `stride`. The keyword-only arg
 
 from __future__ import annotations
 
-from timm.layers import ConvNormAct, LayerNorm2d
-from torch import nn
+import math
 
-from hybridnas.blocks.options import check_act
+import torch
+from timm.layers import ConvNormAct, LayerNorm2d, get_act_layer, trunc_normal_
+from timm.models.fastvit import convolutional_stem
+from torch import Tensor, nn
+
+from hybridnas.blocks.options import check_act, check_count
 from hybridnas.blocks.pad import PadTo
 
 
 class ConvStem(nn.Sequential):
-    """Two 3x3 convolutions, the first with stride 2 (CoAtNet, arXiv:2106.04803, table 3, stage S0)."""
+    """Two 3x3 convolutions, the first with stride 2 (CoAtNet, arXiv:2106.04803, table 3, stage S0).
+
+    `inner` is compat: the width of the first, where it is another (coatnet_0_rw_224); 0 stands for the same.
+    """
 
     stride = 2
+    COMPAT = ("inner",)
 
-    def __init__(self, width: int, image_size: int, *, act: str = "gelu") -> None:
+    def __init__(self, width: int, image_size: int, *, act: str = "gelu", inner: int = 0) -> None:
         check_act(act)
+        check_count("inner", inner, least=0)
+        inner = inner or width
         super().__init__(
-            ConvNormAct(3, width, kernel_size=3, stride=2, act_layer=act),
-            nn.Conv2d(width, width, kernel_size=3, padding=1),
+            ConvNormAct(3, inner, kernel_size=3, stride=2, act_layer=act),
+            nn.Conv2d(inner, width, kernel_size=3, padding=1),
         )
 
 
-class PatchStem(nn.Sequential):
-    """Non-overlapping patches and a layer norm (ConvNeXt, arXiv:2201.03545, section 2.2, "patchify")."""
+class Conv3x3Stem(nn.Sequential):
+    """One 3x3 convolution with stride 2 (MobileNetV2, arXiv:1801.04381, table 2)."""
 
-    stride: int
+    stride = 2
+
+    def __init__(self, width: int, image_size: int, *, act: str = "silu") -> None:
+        check_act(act)
+        super().__init__(ConvNormAct(3, width, kernel_size=3, stride=2, act_layer=act))
+
+
+class ResNetStem(nn.Sequential):
+    """A 7x7 convolution with stride 2, then 3x3 maximum pooling with stride 2 (ResNet, arXiv:1512.03385, table 1)."""
+
+    stride = 4
 
     def __init__(self, width: int, image_size: int) -> None:
-        super().__init__(PadTo(self.stride), nn.Conv2d(3, width, self.stride, stride=self.stride), LayerNorm2d(width))
+        super().__init__(
+            ConvNormAct(3, width, kernel_size=7, stride=2, act_layer=nn.ReLU), nn.MaxPool2d(3, stride=2, padding=1)
+        )
+
+
+class DoublingStem(nn.Sequential):
+    """3x3 convolutions with stride 2 that double the width each time, the last to `width`."""
+
+    stride: int
+    default_act: str
+    last_act: bool
+
+    def __init__(self, width: int, image_size: int) -> None:
+        count = int(math.log2(self.stride))
+        if width % 2 ** (count - 1):
+            raise ValueError(f"width must be a multiple of {2 ** (count - 1)}, got {width}")
+        widths = [3, *(width // 2**i for i in reversed(range(count)))]
+        act = get_act_layer(self.default_act)
+        super().__init__(
+            *(
+                ConvNormAct(
+                    widths[i], widths[i + 1], 3, stride=2, act_layer=act, apply_act=self.last_act or i + 1 < count
+                )
+                for i in range(count)
+            )
+        )
+
+
+class EfficientFormerStem(DoublingStem):
+    """Two strided convolutions (EfficientFormer, arXiv:2206.01191, section 4.1)."""
+
+    stride, default_act, last_act = 4, "relu", True
+
+
+class LevitStem(DoublingStem):
+    """Four strided convolutions (LeViT, arXiv:2104.01136, section 4.1 and figure 4)."""
+
+    stride, default_act, last_act = 16, "hard_swish", False
+
+
+class MobileOneStem(nn.Sequential):
+    """Three reparameterised convolutions: 3x3, 3x3 depthwise, 1x1 (FastViT, arXiv:2303.14189, figure 2)."""
+
+    stride = 4
+
+    def __init__(self, width: int, image_size: int) -> None:
+        super().__init__(*convolutional_stem(3, width))
+
+
+class MixFormerStem(nn.Sequential):
+    """Three 3x3 convolutions at half the width, then patches of 2x2 and a layer norm (MixFormer, arXiv:2204.02557)."""
+
+    stride = 4
+
+    def __init__(self, width: int, image_size: int) -> None:
+        if width % 2:
+            raise ValueError(f"width must be even, got {width}")
+        half = width // 2
+        super().__init__(
+            ConvNormAct(3, half, kernel_size=3, stride=2, act_layer=nn.GELU),
+            ConvNormAct(half, half, kernel_size=3, act_layer=nn.GELU),
+            ConvNormAct(half, half, kernel_size=3, act_layer=nn.GELU),
+            PadTo(2),
+            nn.Conv2d(half, width, 2, stride=2),
+            LayerNorm2d(width, eps=1e-5),
+        )
+
+
+class PatchStem(nn.Module):
+    """Non-overlapping patches (ViT, arXiv:2010.11929, section 3.1; ConvNeXt, arXiv:2201.03545, section 2.2).
+
+    Args:
+        width: Channels out.
+        image_size: H = W.
+        norm: Whether a layer norm follows.
+        position: Whether each position gets a learned vector added.
+        eps: Compat. Of the norm.
+    """
+
+    stride: int
+    COMPAT = ("eps",)
+
+    def __init__(
+        self, width: int, image_size: int, *, norm: bool = True, position: bool = False, eps: float = 1e-6
+    ) -> None:
+        super().__init__()
+        self.pad = PadTo(self.stride)
+        self.proj = nn.Conv2d(3, width, self.stride, stride=self.stride)
+        self.norm = LayerNorm2d(width, eps=eps) if norm else nn.Identity()
+        side = math.ceil(image_size / self.stride)
+        self.position = nn.Parameter(torch.zeros(1, width, side, side)) if position else None
+        if self.position is not None:
+            trunc_normal_(self.position, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.proj(self.pad(x)))
+        return x if self.position is None else x + self.position
 
 
 class Patch2Stem(PatchStem):
@@ -48,4 +164,33 @@ class Patch4Stem(PatchStem):
     stride = 4
 
 
-STEMS: dict[str, type[nn.Module]] = {"conv": ConvStem, "patch2": Patch2Stem, "patch4": Patch4Stem}
+class Patch14Stem(PatchStem):
+    """Patches of 14x14 pixels, with learned positions unless told otherwise."""
+
+    stride = 14
+
+    def __init__(
+        self, width: int, image_size: int, *, norm: bool = False, position: bool = True, eps: float = 1e-6
+    ) -> None:
+        super().__init__(width, image_size, norm=norm, position=position, eps=eps)
+
+
+class Patch16Stem(Patch14Stem):
+    """Patches of 16x16 pixels, with learned positions unless told otherwise."""
+
+    stride = 16
+
+
+STEMS: dict[str, type[nn.Module]] = {
+    "conv": ConvStem,
+    "conv3x3": Conv3x3Stem,
+    "resnet": ResNetStem,
+    "efficientformer": EfficientFormerStem,
+    "levit": LevitStem,
+    "mobileone": MobileOneStem,
+    "mixformer": MixFormerStem,
+    "patch2": Patch2Stem,
+    "patch4": Patch4Stem,
+    "patch14": Patch14Stem,
+    "patch16": Patch16Stem,
+}

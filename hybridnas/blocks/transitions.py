@@ -7,12 +7,22 @@ with H = W = `resolution` as it comes in; the quotients are rounded up. The keyw
 
 from __future__ import annotations
 
-from timm.layers import ConvNormAct, LayerNorm2d
+import math
+
+from timm.layers import ConvNormAct, LayerNorm2d, Mlp, get_act_layer
+from timm.models.fastvit import MobileOneBlock, ReparamLargeKernelConv
+from timm.models.levit import LevitMlp
 from timm.models.swin_transformer import PatchMerging
 from torch import Tensor, nn
 
+from hybridnas.blocks.attention import SelfAttention, check_heads, relative_bias
+from hybridnas.blocks.bottleneck import bottleneck
+from hybridnas.blocks.levit import LevitAttention
 from hybridnas.blocks.mbconv import inverted_residual
+from hybridnas.blocks.options import check_act, check_count, check_expand, check_kernel, check_one_of, check_ratio
 from hybridnas.blocks.pad import PadTo
+
+PATCH_NORMS = ("layer", "layer_after", "batch")
 
 
 class Keep(nn.Identity):
@@ -27,19 +37,32 @@ class Keep(nn.Identity):
 
 
 class ConvTransition(nn.Sequential):
-    """A 3x3 convolution with batch norm."""
+    """A 3x3 convolution with batch norm (EfficientFormer, arXiv:2206.01191, section 4.1)."""
 
     def __init__(self, in_width: int, width: int, stride: int, resolution: int) -> None:
         super().__init__(ConvNormAct(in_width, width, kernel_size=3, stride=stride, apply_act=False))
 
 
 class PatchTransition(nn.Sequential):
-    """Layer norm, then non-overlapping patches (ConvNeXt, arXiv:2201.03545, section 2.6)."""
+    """Non-overlapping patches and a norm.
 
-    def __init__(self, in_width: int, width: int, stride: int, resolution: int) -> None:
-        super().__init__(
-            LayerNorm2d(in_width), PadTo(stride), nn.Conv2d(in_width, width, kernel_size=stride, stride=stride)
-        )
+    Args:
+        in_width: Channels in.
+        width: Channels out.
+        stride: Side of a patch.
+        resolution: H = W.
+        norm: `layer` norm before the patches (ConvNeXt, arXiv:2201.03545, section 2.6) or `layer_after` them (EdgeViT,
+            arXiv:2205.03436), or `batch` norm before them (MixFormer, arXiv:2204.02557).
+    """
+
+    def __init__(self, in_width: int, width: int, stride: int, resolution: int, *, norm: str = "layer") -> None:
+        check_one_of("norm", norm, PATCH_NORMS)
+        before: nn.Module = nn.BatchNorm2d(in_width) if norm == "batch" else LayerNorm2d(in_width)
+        patches = nn.Conv2d(in_width, width, kernel_size=stride, stride=stride)
+        if norm == "layer_after":
+            super().__init__(PadTo(stride), patches, LayerNorm2d(width, eps=1e-5))
+        else:
+            super().__init__(before, PadTo(stride), patches)
 
 
 class MergeTransition(nn.Module):
@@ -57,7 +80,13 @@ class MergeTransition(nn.Module):
 
 
 class MBConvTransition(nn.Sequential):
-    """An inverted residual without shortcut that changes width and resolution (MobileNetV2, arXiv:1801.04381)."""
+    """An inverted residual that changes width and resolution; the options are those of the family `mbconv`.
+
+    Without shortcut (MobileNetV2, arXiv:1801.04381), or in CoAtNet's style with a pooled one (arXiv:2106.04803,
+    appendix A.1).
+    """
+
+    COMPAT = ("style",)
 
     def __init__(
         self,
@@ -70,10 +99,133 @@ class MBConvTransition(nn.Sequential):
         expand: float = 4.0,
         se: bool = False,
         act: str = "silu",
+        style: str = "efficientnet",
     ) -> None:
         super().__init__(
-            inverted_residual(in_width, width, stride=stride, kernel=kernel, expand=expand, se=se, act=act)
+            inverted_residual(in_width, width, stride=stride, kernel=kernel, expand=expand, se=se, act=act, style=style)
         )
+
+
+class BottleneckTransition(nn.Sequential):
+    """A bottleneck with a projected shortcut (ResNet, arXiv:1512.03385, section 3.3, option B)."""
+
+    def __init__(
+        self,
+        in_width: int,
+        width: int,
+        stride: int,
+        resolution: int,
+        *,
+        kernel: int = 3,
+        ratio: float = 0.25,
+        act: str = "relu",
+    ) -> None:
+        super().__init__(bottleneck(in_width, width, stride=stride, kernel=kernel, ratio=ratio, act=act))
+
+
+class TransformerTransition(nn.Module):
+    """Global attention on the normed and pooled map, its shortcut pooled as it is, then a feed-forward network.
+
+    CoAtNet (Dai et al., 2021, arXiv:2106.04803, appendix A.1); attention as wide as what comes in, as in timm's
+    coatnet_*_rw.
+    """
+
+    def __init__(
+        self,
+        in_width: int,
+        width: int,
+        stride: int,
+        resolution: int,
+        *,
+        head_dim: int = 32,
+        expand: float = 4.0,
+    ) -> None:
+        super().__init__()
+        check_expand(expand)
+        num_heads = check_heads(in_width, head_dim)
+        bias = relative_bias(math.ceil(resolution / stride), num_heads)
+        self.pool = halve() if stride == 2 else nn.Identity()
+        self.shortcut = nn.Conv2d(in_width, width, 1) if in_width != width else nn.Identity()
+        self.norm1 = LayerNorm2d(in_width, eps=1e-6)
+        self.attention = SelfAttention(in_width, num_heads, head_dim, bias, out_width=width)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = Mlp(width, int(width * expand), act_layer=nn.GELU)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = self.shortcut(self.pool(x)).flatten(2).transpose(1, 2)  # (B, N, C)
+        x = self.pool(self.norm1(x))
+        side = x.shape[2:]
+        x = shortcut + self.attention(x.flatten(2).transpose(1, 2).unsqueeze(1)).squeeze(1)
+        x = x + self.mlp(self.norm2(x))
+        out: Tensor = x.transpose(1, 2).unflatten(2, side)
+        return out
+
+
+class PoolTransition(nn.Sequential):
+    """Average pooling, then a 1x1 convolution with batch norm."""
+
+    def __init__(self, in_width: int, width: int, stride: int, resolution: int) -> None:
+        pool = halve() if stride == 2 else nn.Identity()
+        super().__init__(pool, ConvNormAct(in_width, width, kernel_size=1, apply_act=False))
+
+
+class ReparamTransition(nn.Sequential):
+    """Overlapping patches by a large grouped convolution with training branches, then a 1x1 convolution.
+
+    FastViT (Vasu et al., 2023, arXiv:2303.14189, section 3.2). Its widths are multiples of each other and the
+    convolution is depthwise; else as many groups as divide both widths.
+    """
+
+    def __init__(self, in_width: int, width: int, stride: int, resolution: int, *, kernel: int = 7) -> None:
+        check_kernel(kernel)
+        check_count("kernel", kernel, least=3)
+        groups = math.gcd(in_width, width)
+        super().__init__(
+            ReparamLargeKernelConv(in_width, width, kernel, stride, group_size=in_width // groups, small_kernel=3),
+            MobileOneBlock(width, width, 1),
+        )
+
+
+class LevitTransition(nn.Module):
+    """Attention that shrinks the map, then a residual feed-forward network (LeViT, arXiv:2104.01136, figure 5)."""
+
+    def __init__(
+        self,
+        in_width: int,
+        width: int,
+        stride: int,
+        resolution: int,
+        *,
+        key_dim: int = 16,
+        value_ratio: float = 4.0,
+        expand: float = 2.0,
+        act: str = "hard_swish",
+    ) -> None:
+        super().__init__()
+        check_count("key_dim", key_dim)
+        check_ratio("value_ratio", value_ratio)
+        check_expand(expand)
+        check_act(act)
+        if stride != 2:
+            raise ValueError(f"transition levit halves the resolution: its stride must be 2, got {stride}")
+        if in_width % key_dim:
+            raise ValueError(f"key_dim must divide the width that comes in, {in_width}, got {key_dim}")
+        self.attention = LevitAttention(
+            in_width, width, in_width // key_dim, key_dim, int(value_ratio * key_dim), resolution, act, stride
+        )
+        self.mlp = LevitMlp(width, int(width * expand), act_layer=get_act_layer(act))
+        self.side = math.ceil(resolution / stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.attention(x.flatten(2).transpose(1, 2))
+        x = x + self.mlp(x)
+        out: Tensor = x.transpose(1, 2).unflatten(2, (self.side, -1))
+        return out
+
+
+def halve() -> nn.Module:
+    """2x2 average pooling that turns a side r into ceil(r / 2)."""
+    return nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)
 
 
 TRANSITIONS: dict[str, type[nn.Module]] = {
@@ -82,4 +234,9 @@ TRANSITIONS: dict[str, type[nn.Module]] = {
     "patch": PatchTransition,
     "merge": MergeTransition,
     "mbconv": MBConvTransition,
+    "bottleneck": BottleneckTransition,
+    "transformer": TransformerTransition,
+    "pool": PoolTransition,
+    "reparam": ReparamTransition,
+    "levit": LevitTransition,
 }

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from hybridnas.blocks.attention import PreNormBlock, SelfAttention, visibility
-from hybridnas.blocks.options import rates_for
+from hybridnas.blocks.attention import PreNormBlock, SelfAttention, check_heads, relative_bias, visibility
+from hybridnas.blocks.options import check_count, rates_for
 
 
 class ShiftedWindow(nn.Module):
@@ -26,7 +26,8 @@ class ShiftedWindow(nn.Module):
         self.padding = -resolution % window
         masked = shift or self.padding
         mask = window_mask(resolution, window, shift) if masked else None
-        self.attention = SelfAttention(width, head_dim, window, mask)
+        num_heads = check_heads(width, head_dim)
+        self.attention = SelfAttention(width, num_heads, head_dim, relative_bias(window, num_heads, mask))
 
     def forward(self, x: Tensor) -> Tensor:
         H, W = x.shape[1:3]  # noqa: N806
@@ -55,13 +56,14 @@ class WindowAttention(nn.Module):
         expand: float = 4.0,
     ) -> None:
         super().__init__()
-        if window < 2:
-            raise ValueError(f"window must be at least 2, got {window}")
+        check_count("window", window, least=2)
         window = min(window, resolution)  # one window covers the map: nothing to shift into
         shift = window // 2 if window < resolution else 0
         self.blocks = nn.Sequential(
             *(
-                PreNormBlock(width, ShiftedWindow(width, head_dim, resolution, window, shift * (i % 2)), expand, rate)
+                PreNormBlock(
+                    width, ShiftedWindow(width, head_dim, resolution, window, shift * (i % 2)), expand, rate, eps=1e-5
+                )
                 for i, rate in enumerate(rates_for(depth, drop_path))
             )
         )

@@ -1,0 +1,111 @@
+"""Local-global-local: gather neighbours, attend among every r-th position, hand the result back to the others.
+
+EdgeViT (Pan et al., 2022, arXiv:2205.03436, section 3.1 and figure 3); where the paper and the authors' code differ,
+the code is followed (github.com/saic-fi/edgevit).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from timm.layers import DropPath, Mlp
+from timm.models.fastvit import RepConditionalPosEnc
+from torch import Tensor, nn
+
+from hybridnas.blocks.attention import PreNormBlock, SelfAttention, check_heads
+from hybridnas.blocks.fold import fold_into_next
+from hybridnas.blocks.options import check_count, check_expand, check_kernel, rates_for
+
+
+class LocalAggregation(nn.Module):
+    """Position, then depthwise mixing, then a network, all convolutions: (B, C, H, W) -> (B, C, H, W)."""
+
+    def __init__(self, width: int, kernel: int, expand: float, drop_path: float) -> None:
+        super().__init__()
+        self.position = RepConditionalPosEnc(width, spatial_shape=(3, 3))
+        self.norm1 = nn.BatchNorm2d(width)
+        self.conv1 = nn.Conv2d(width, width, 1)
+        self.depthwise = nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width)
+        self.conv2 = nn.Conv2d(width, width, 1)
+        self.norm2 = nn.BatchNorm2d(width)
+        self.mlp = Mlp(width, int(width * expand), act_layer=nn.GELU, use_conv=True)
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def reparameterize(self) -> None:
+        """Deploy form: each norm goes into the 1x1 convolution after it."""
+        for name, conv in (("norm1", self.conv1), ("norm2", self.mlp.fc1)):
+            norm = getattr(self, name)
+            fold_into_next(norm, conv)
+            setattr(self, name, nn.Identity())
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.position(x)
+        x = x + self.drop_path(self.conv2(self.depthwise(self.conv1(self.norm1(x)))))
+        out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
+        return out
+
+
+class SparseAttention(nn.Module):
+    """Attention among every `sample`-th position of each side: (B, H, W, C) -> (B, H, W, C).
+
+    A transposed convolution spreads each sampled position's result over the square that it stands for.
+    """
+
+    def __init__(self, width: int, head_dim: int, sample: int) -> None:
+        super().__init__()
+        self.sample = sample
+        self.attention = SelfAttention(width, check_heads(width, head_dim), head_dim, bias=None)
+        if sample > 1:
+            self.propagate = nn.ConvTranspose2d(width, width, sample, stride=sample, groups=width)
+            self.norm = nn.LayerNorm(width)
+            # The authors project after the propagation, at every position.
+            self.proj: nn.Module = self.attention.proj
+            self.attention.proj = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        H, W = x.shape[1:3]  # noqa: N806
+        x = x[:, :: self.sample, :: self.sample]
+        sampled: Tensor = self.attention(x.flatten(1, 2).unsqueeze(1)).view(x.shape)
+        if self.sample == 1:
+            return sampled
+        spread = self.propagate(sampled.permute(0, 3, 1, 2))[..., :H, :W]
+        out: Tensor = self.proj(self.norm(spread.permute(0, 2, 3, 1)))
+        return out
+
+
+class LGLBlock(nn.Module):
+    """Local aggregation, then a sparse transformer; with `sample` 1 there is nothing to aggregate for."""
+
+    def __init__(self, width: int, head_dim: int, sample: int, kernel: int, expand: float, drop_path: float) -> None:
+        super().__init__()
+        self.local = LocalAggregation(width, kernel, expand, drop_path) if sample > 1 else nn.Identity()
+        self.position = RepConditionalPosEnc(width, spatial_shape=(3, 3))
+        self.transformer = PreNormBlock(width, SparseAttention(width, head_dim, sample), expand, drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.position(self.local(x))
+        out: Tensor = self.transformer(x.permute(0, 2, 3, 1))
+        return out.permute(0, 3, 1, 2)
+
+
+class LGL(nn.Sequential):
+    """A stage of local-global-local blocks; `sample` is the paper's r, `kernel` that of the aggregation."""
+
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        resolution: int,
+        drop_path: Sequence[float] = (),
+        *,
+        head_dim: int = 32,
+        sample: int = 2,
+        kernel: int = 5,
+        expand: float = 4.0,
+    ) -> None:
+        check_count("sample", sample)
+        check_kernel(kernel)
+        check_expand(expand)
+        super().__init__(
+            *(LGLBlock(width, head_dim, sample, kernel, expand, rate) for rate in rates_for(depth, drop_path))
+        )

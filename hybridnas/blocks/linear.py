@@ -1,0 +1,63 @@
+"""Multi-scale linear attention, then an inverted residual: cost linear in the number of positions.
+
+EfficientViT of MIT (Cai et al., 2023, arXiv:2205.14756, section 3.1 and figure 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from timm.layers import DropPath, get_act_layer
+from timm.models.efficientvit_mit import LiteMLA
+from timm.models.efficientvit_mit import MBConv as FewerNormMBConv
+from torch import Tensor, nn
+
+from hybridnas.blocks.attention import check_heads
+from hybridnas.blocks.options import check_act, check_expand, check_kernel, rates_for
+
+
+class LinearBlock(nn.Module):
+    """x + attention(x), then x + mbconv(x); of the six convolutions only the last of each part has a batch norm."""
+
+    def __init__(self, width: int, head_dim: int, scale: int, expand: float, act: str, drop_path: float) -> None:
+        super().__init__()
+        act_layer = get_act_layer(act)
+        self.attention = LiteMLA(width, width, dim=head_dim, norm_layer=(None, nn.BatchNorm2d), scales=(scale,))
+        self.local = FewerNormMBConv(
+            width,
+            width,
+            expand_ratio=expand,
+            use_bias=(True, True, False),
+            norm_layer=(None, None, nn.BatchNorm2d),
+            act_layer=(act_layer, act_layer, None),
+        )
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.attention(x))
+        out: Tensor = x + self.drop_path(self.local(x))
+        return out
+
+
+class LinearAttention(nn.Sequential):
+    """A stage of ReLU linear attention over the map as it is and over a `scale` x `scale` neighbourhood of it."""
+
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        resolution: int,
+        drop_path: Sequence[float] = (),
+        *,
+        head_dim: int = 16,
+        scale: int = 5,
+        expand: float = 4.0,
+        act: str = "hard_swish",
+    ) -> None:
+        check_heads(width, head_dim)
+        check_kernel(scale)
+        check_expand(expand)
+        check_act(act)
+        super().__init__(
+            *(LinearBlock(width, head_dim, scale, expand, act, rate) for rate in rates_for(depth, drop_path))
+        )
