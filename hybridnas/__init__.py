@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hybridnas import zoo
     from hybridnas.architecture import Architecture, Head, Stage, Stem, Transition
     from hybridnas.config import SearchConfig
     from hybridnas.model import build
@@ -43,10 +44,13 @@ __all__ = [
     "build",
     "profile_models",
     "run_search",
+    "zoo",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "zoo":
+        return import_module("hybridnas.zoo")
     if name in _HOMES:
         return getattr(import_module(f"hybridnas.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'hybridnas' has no attribute {name!r}")

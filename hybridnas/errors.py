@@ -6,6 +6,7 @@
     - SpaceError           a search-space file, with its line and key
     - DataError            images or labels
     - ConfigError          a flag, or flags that do not go together
+    - ZooError             a name that the zoo does not have, or weights that cannot be had or do not fit
     - RunError             a run folder that cannot be read or continued
   * BudgetError            no design holds the budget; commands exit with 3
   * TrainingFailed         one training run ended without an accuracy; its trial is marked failed
@@ -37,6 +38,10 @@ class ConfigError(UserError):
     """A setting out of range, or settings that do not go together."""
 
 
+class ZooError(UserError):
+    """A name that the zoo does not have, or weights that cannot be had or do not fit."""
+
+
 class RunError(UserError):
     """A run folder that cannot be read or continued."""
 
@@ -51,3 +56,10 @@ class TrainingFailed(HybridNasError):  # noqa: N818 (the domain's word for it)
 
 class OutOfTime(HybridNasError):  # noqa: N818
     """A training run that would not end before its deadline."""
+
+
+def first_clause(error: BaseException, limit: int = 120) -> str:
+    """What another library's error says first, in one line, to stand inside a sentence of ours."""
+    text = " ".join(str(error).split())
+    clause = text.partition(". ")[0].rstrip(".")
+    return clause if len(clause) <= limit else clause[:limit].rsplit(" ", 1)[0] + " ..."

@@ -32,7 +32,7 @@ def bottleneck(
         kernel_size=kernel,
         stride=stride,
         bottle_ratio=ratio,
-        downsample="",
+        downsample="conv1x1",
         layers=LayerFn(conv_norm_act=partial(ConvNormAct, act_layer=act_layer), act=act_layer),
         drop_path_rate=drop_path,
     )

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from timm.layers import DropPath, get_act_layer
+from timm.layers import DropPath
 from timm.models.efficientvit_mit import LiteMLA
-from timm.models.efficientvit_mit import MBConv as FewerNormMBConv
 from torch import Tensor, nn
 
 from hybridnas.blocks.attention import check_heads
+from hybridnas.blocks.mbconv import fewer_norms
 from hybridnas.blocks.options import check_act, check_expand, check_kernel, rates_for
 
 
@@ -21,16 +21,8 @@ class LinearBlock(nn.Module):
 
     def __init__(self, width: int, head_dim: int, scale: int, expand: float, act: str, drop_path: float) -> None:
         super().__init__()
-        act_layer = get_act_layer(act)
         self.attention = LiteMLA(width, width, dim=head_dim, norm_layer=(None, nn.BatchNorm2d), scales=(scale,))
-        self.local = FewerNormMBConv(
-            width,
-            width,
-            expand_ratio=expand,
-            use_bias=(True, True, False),
-            norm_layer=(None, None, nn.BatchNorm2d),
-            act_layer=(act_layer, act_layer, None),
-        )
+        self.local = fewer_norms(width, width, expand=expand, act=act)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from timm.layers import get_act_layer
+from timm.models import efficientvit_mit
 from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual, SqueezeExcite
 from timm.models._efficientnet_builder import round_channels
 from timm.models.maxxvit import MaxxVitConvCfg, MbConvBlock
@@ -18,7 +19,7 @@ from torch import nn
 
 from hybridnas.blocks.options import check_act, check_expand, check_kernel, check_one_of, rates_for
 
-STYLES = ("efficientnet", "mobilenetv3", "coatnet", "coatnet_0_rw")
+STYLES = ("efficientnet", "mobilenetv3", "efficientvit", "coatnet", "coatnet_0_rw")
 
 
 def inverted_residual(
@@ -40,6 +41,10 @@ def inverted_residual(
     check_one_of("style", style, STYLES)
     if style.startswith("coatnet"):
         return _pre_norm(in_width, width, stride, kernel, expand, se, act, style, drop_path)
+    if style == "efficientvit":
+        if se or stride == 1:
+            raise ValueError("style efficientvit is for strided blocks without se")
+        return fewer_norms(in_width, width, stride=stride, kernel=kernel, expand=expand, act=act)
     squeeze = None
     if se and style == "mobilenetv3":
         squeeze = partial(SqueezeExcite, gate_layer="hard_sigmoid", force_act_layer=nn.ReLU, rd_round_fn=round_channels)
@@ -51,6 +56,22 @@ def inverted_residual(
         block = DepthwiseSeparableConv(in_width, width, **common, drop_path_rate=drop_path)
     else:
         block = InvertedResidual(in_width, width, **common, exp_ratio=expand, drop_path_rate=drop_path)
+    return block
+
+
+def fewer_norms(in_width: int, width: int, *, stride: int = 1, kernel: int = 3, expand: float, act: str) -> nn.Module:
+    """EfficientViT's form (Cai et al., 2023, arXiv:2205.14756): only the last convolution has a batch norm."""
+    act_layer = get_act_layer(act)
+    block: nn.Module = efficientvit_mit.MBConv(
+        in_width,
+        width,
+        kernel_size=kernel,
+        stride=stride,
+        expand_ratio=expand,
+        use_bias=(True, True, False),
+        norm_layer=(None, None, nn.BatchNorm2d),
+        act_layer=(act_layer, act_layer, None),
+    )
     return block
 
 
@@ -110,9 +131,10 @@ class MBConv(nn.Sequential):
         expand: Inner width over the width that comes in; 1 leaves the expansion out.
         se: Squeeze-excite, with a quarter of the block's input width.
         act: The activation, by timm's name.
-        style: Compat. `mobilenetv3`: squeeze-excite with a quarter of the inner width and a hard sigmoid;
-            `coatnet`: norm and activation before the block; `coatnet_0_rw`: squeeze-excite before the norm besides, and
-            pooling instead of strided convolution, as timm trained coatnet_0_rw_224.
+        style: Compat. `mobilenetv3`: squeeze-excite with a quarter of the inner width and a hard sigmoid.
+            `efficientvit`: batch norm after the last convolution only; for transitions. `coatnet`: norm and activation
+            before the block. `coatnet_0_rw`: squeeze-excite before the norm besides, and pooling instead of a strided
+            convolution, as timm trained coatnet_0_rw_224.
     """
 
     COMPAT = ("style",)

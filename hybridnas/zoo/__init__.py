@@ -1,0 +1,152 @@
+"""The designs of the literature as points in the space of architectures: `designs/` holds one file for each.
+
+>>> load("coatnet_0_rw_224").layout
+'CCTT'
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from hybridnas.architecture import Architecture
+from hybridnas.errors import ZooError, first_clause
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hybridnas.model import HybridNet
+
+DESIGNS = Path(__file__).parent / "designs"
+
+
+class Figures(BaseModel):
+    """What a source prints of a design: parameters, multiply-adds, top-1 in percent on ImageNet-1k's validation set."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    params: int
+    macs: int
+    top1: float
+    resolution: int
+    trained_on: str
+
+
+class TimmWeights(BaseModel):
+    """timm's default weights of a design: their tag, and their top-1 in percent where they have a classifier."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    weights: str
+    top1: float | None = None
+    trained_on: str
+
+
+class Entry(BaseModel):
+    """One file of `designs/`. `timm` is None where timm has no such model; else timm's has the same name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    source: str
+    published: Figures
+    timm: TimmWeights | None = None
+    remark: str = ""
+    architecture: dict[str, Any]
+
+
+def names() -> tuple[str, ...]:
+    """The names of all designs, sorted."""
+    return tuple(sorted(path.stem for path in DESIGNS.glob("*.yaml")))
+
+
+@lru_cache
+def entry(name: str) -> Entry:
+    """All that is known about a design.
+
+    Raises:
+        ZooError: no design has that name; the sentence suggests the nearest.
+    """
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(names())}."
+        raise ZooError(f"No design {name!r} in the zoo: {hint}")
+    return Entry.model_validate(yaml.safe_load((DESIGNS / f"{name}.yaml").read_text(encoding="utf-8")))
+
+
+def load(name: str) -> Architecture:
+    """The architecture of a design.
+
+    Raises:
+        ZooError: no design has that name; the sentence suggests the nearest.
+    """
+    return Architecture.from_json(json.dumps(entry(name).architecture))
+
+
+def from_timm(name: str, timm_model: nn.Module) -> HybridNet:
+    """Our network of the design `name` with the weights of `timm_model`, timm's of the same name and image size.
+
+    It is `build(load(name))` and a renaming: the logits agree with timm's, and nothing of timm's model is kept.
+
+    Raises:
+        ZooError: no such design, or the weights are of another design or image size.
+    """
+    from hybridnas.model import build
+    from hybridnas.zoo.weights import copy_weights
+
+    model = build(load(name), num_classes=int(getattr(timm_model, "num_classes", 1000)))
+    try:
+        copy_weights(timm_model, model)
+    except ZooError as error:
+        raise ZooError(f"{name}: {error}") from None
+    return model.train(timm_model.training)
+
+
+def timm_model(name: str, **options: Any) -> nn.Module:
+    """Make timm's own model of a design, at the design's image size; `options` go to `timm.create_model`.
+
+    Raises:
+        ZooError: no such design, or timm has none of this name.
+    """
+    import timm
+
+    size = load(name).image_size
+    if entry(name).timm is None:
+        raise ZooError(f"timm has no model {name}, and so no weights for it.")
+    if timm.get_pretrained_cfg(name).input_size[-1] != size:
+        options["img_size"] = size
+    model: nn.Module = timm.create_model(name, **options)
+    return model
+
+
+def pretrained(name: str, file: str | Path | None = None) -> HybridNet:
+    """Our network of the design `name` with trained weights, in eval mode.
+
+    Args:
+        name: One of `names()`.
+        file: timm's weights, .safetensors or what `torch.save` wrote of a state dict, for any number of classes; None
+            downloads timm's default weights.
+
+    Raises:
+        ZooError: no such design, no such file, weights of another design, or a download that fails.
+    """
+    from hybridnas.zoo.weights import read_weights
+
+    entry(name)  # an unknown name before anything else
+    if file is not None:
+        options = read_weights(name, Path(file))
+        problem = f"{file} holds no weights of {name}"
+    else:
+        options = {}
+        problem = f"The weights of {name} cannot be downloaded; give them as a file"
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every retry
+    try:
+        theirs = timm_model(name, pretrained=True, **options)
+    except ZooError:
+        raise
+    except Exception as error:  # whatever the hub's client, the network or torch complain of
+        raise ZooError(f"{problem} ({type(error).__name__}: {first_clause(error)}).") from None
+    return from_timm(name, theirs).eval()
