@@ -6,6 +6,7 @@ import typer
 
 from hybridnas.cli import run
 from hybridnas.profile import profile
+from hybridnas.recommend import recommend
 from hybridnas.report.__main__ import report
 from hybridnas.search import search
 
@@ -18,6 +19,7 @@ app = typer.Typer(
 )
 app.command("search")(search)
 app.command("profile")(profile)
+app.command("recommend")(recommend)
 app.command("report")(report)
 
 

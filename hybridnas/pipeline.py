@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from hybridnas.config import DEFAULT_SECONDS, SearchConfig
-from hybridnas.cost.latency import Timer, best_device, local_device
+from hybridnas.cost.latency import Timer, available_cores, best_device, local_device
 from hybridnas.cost.measure import Budget
 from hybridnas.data.dataset import Dataset
 from hybridnas.data.sources import open_source
@@ -94,7 +93,7 @@ def run_search(
         raise RunError(f"--data {config.data} is not what it was when {folder} began; put it back to go on.")
     console.print(f"run    {folder}", soft_wrap=True)
 
-    trainer = Trainer(dataset, device, threads=_cores())
+    trainer = Trainer(dataset, device, threads=available_cores())
     assert config.epochs and config.batch_size
     recipe = Recipe(epochs=config.epochs, batch_size=config.batch_size, flip=config.flip)
     end = started + config.time if config.time else float("inf")
@@ -145,7 +144,7 @@ def _resolved(config: SearchConfig, *, space: str) -> SearchConfig:
         "batch_size": Recipe.batch_size,
         "device": best_device(),
         "target": best_device(),
-        "threads": _cores(),
+        "threads": available_cores(),
     }
     return config.model_copy(update={n: value for n, value in defaults.items() if getattr(config, n) is None})
 
@@ -242,8 +241,3 @@ def _drawn_if_stopped(folder: Path) -> Iterator[None]:
 def _about(dataset: Dataset) -> str:
     parts = f"{len(dataset.train)} train, {len(dataset.validation)} validation, {len(dataset.test)} test images"
     return f"{dataset.name}: {parts}, {dataset.num_classes} classes"
-
-
-def _cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

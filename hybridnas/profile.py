@@ -1,41 +1,63 @@
-"""`python -m hybridnas.profile ARCHITECTURE.json...`: params, MACs and latency side by side."""
+"""`python -m hybridnas.profile NAME...`: params, MACs and latency of networks, side by side."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import json
 from typing import Annotated
 
 import typer
 
 from hybridnas.cli import run
+from hybridnas.errors import ConfigError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 @app.command()
 def profile(
-    files: Annotated[
-        list[Path], typer.Argument(help="architecture.json files, such as a run's best/architecture.json.")
-    ],
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME...", help="Designs of the zoo, timm:NAME, or architecture.json files."),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Rank the whole zoo on this device, fastest first.")] = False,
+    image_size: Annotated[int | None, typer.Option(help="Pixels a side. Default: each network's own.", min=1)] = None,
     batch_size: Annotated[int, typer.Option(help="Images a pass.", min=1)] = 1,
-    target: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps. Default: the best.")] = None,
-    threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 1,
+    target: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps. Default: the best here.")] = None,
+    runtime: Annotated[str, typer.Option(help="What runs the network: torch.")] = "torch",
+    threads: Annotated[int | None, typer.Option(help="CPU threads. Default: all cores.", min=1)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a list of JSON objects.")] = False,
+    latency: Annotated[bool, typer.Option("--latency/--no-latency", help="Whether to time, or count only.")] = True,
 ) -> None:
-    """Measure architectures on this machine and print them side by side."""
-    from hybridnas.architecture import Architecture
-    from hybridnas.errors import ArchitectureError
+    """Measure networks on this machine and print them side by side.
 
-    architectures = {}
-    for file in files:
-        try:
-            architectures[str(file)] = Architecture.from_json(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ArchitectureError(f"{file} cannot be read: {error}.") from None
+    Of ours the deploy form is measured: branches fused, batch norm folded.
+    """
+    from hybridnas import zoo
+
+    if bool(names) == every:
+        raise ConfigError("Give names or --all, one of the two; the zoo has " + ", ".join(zoo.names()) + ".")
+    wanted = list(zoo.names()) if every else list(dict.fromkeys(names or []))
 
     from hybridnas.profiling import profile_models
 
-    table = profile_models(architectures, batch_size=batch_size, target=target, threads=threads)
-    typer.echo(table.to_string(index=False, float_format="{:.3f}".format))
+    table = profile_models(
+        wanted,
+        image_size=image_size,
+        batch_size=batch_size,
+        target=target,
+        runtime=runtime,
+        threads=threads,
+        latency=latency,
+        tell=lambda line: typer.echo(line, err=True),
+    )
+    if every:
+        table = table.sort_values("latency_ms_p50" if latency else "macs", ignore_index=True)
+    if as_json:
+        typer.echo(json.dumps(json.loads(table.to_json(orient="records", double_precision=6)), indent=2))
+    else:
+        from hybridnas.report.comparison import profile_table, show
+
+        show(profile_table(table))
 
 
 if __name__ == "__main__":

@@ -1,43 +1,152 @@
-"""Params, MACs and latency of architectures, side by side."""
+"""Params, MACs and latency of networks, side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import torch
+from torch import nn
 
+from hybridnas import zoo
 from hybridnas.architecture import Architecture
-from hybridnas.cost.latency import Timer, best_device
-from hybridnas.cost.measure import Budget, measure_cost
+from hybridnas.cost.latency import Timer, available_cores, best_device, local_device
+from hybridnas.cost.macs import UncountedOperatorError, count_macs
+from hybridnas.errors import ArchitectureError, ConfigError, UserError, ZooError, first_clause
+from hybridnas.model import build, image_batch, num_params
+
+#: Runtimes that can be timed.
+RUNTIMES = ("torch",)
 
 
 def profile_models(
-    architectures: Mapping[str, Architecture],
+    models: Mapping[str, Architecture] | Iterable[str],
     *,
+    image_size: int | None = None,
     num_classes: int = 1000,
     batch_size: int = 1,
     target: str | None = None,
-    threads: int = 1,
+    runtime: str = "torch",
+    threads: int | None = None,
+    latency: bool = True,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> pd.DataFrame:
-    """Measure the deploy form of each architecture on `target` (default: the best local device), one a row.
+    """Measure networks on one target, one a row, in the order given.
 
-    Columns: name, layout, image_size, params, macs, latency_ms_p50, latency_ms_p95, batch_size, target.
+    Args:
+        models: Names (of the zoo, `timm:NAME`, or paths of architecture.json files), or architectures by name.
+        image_size: Pixels a side; None takes each network's own.
+        num_classes: Scores of our networks; timm's have theirs.
+        batch_size: Images a pass.
+        target: cpu, cuda, cuda:N or mps; None is the best local device.
+        runtime: One of `RUNTIMES`.
+        threads: CPU threads; None takes all cores.
+        latency: False counts only.
+        tell: Gets a line before each network.
+
+    Returns:
+        Columns name, layout, image_size, params, macs, latency_ms_p50, latency_ms_p95, throughput (images a second),
+        batch_size, target, runtime. Of our networks the deploy form is measured; timm's are reparameterised where they
+        can be. What was not timed is None; timm's networks have no layout.
+
+    Raises:
+        UserError: an unknown name, target or runtime, or a network that cannot be had or run at that size.
     """
-    timer = Timer(target or best_device(), batch_size=batch_size, threads=threads)
+    if runtime not in RUNTIMES:
+        raise ConfigError(f"--runtime must be one of {', '.join(RUNTIMES)}, got {runtime!r}.")
+    target = target or best_device()
+    local_device(target)
+    named = {**models} if isinstance(models, Mapping) else {name: read_model(name) for name in models}
+    timer = Timer(target, batch_size=batch_size, threads=threads or available_cores()) if latency else None
     rows = []
-    for name, architecture in architectures.items():
-        cost = measure_cost(architecture, num_classes, timer, Budget())
-        rows.append(
-            {
-                "name": name,
-                "layout": architecture.layout,
-                "image_size": architecture.image_size,
-                "params": cost.params,
-                "macs": cost.macs,
-                "latency_ms_p50": cost.latency_ms_p50,
-                "latency_ms_p95": cost.latency_ms_p95,
-                "batch_size": batch_size,
-                "target": timer.target,
-            }
-        )
+    for name, model in named.items():
+        tell(f"measuring {name}")
+        layout, network, size = _network(name, model, image_size, num_classes)
+        try:
+            macs = count_macs(network, size)
+        except UncountedOperatorError as error:
+            raise ConfigError(f"{name}: {error}") from None
+        row: dict[str, Any] = {
+            "name": name,
+            "layout": layout,
+            "image_size": size,
+            "params": num_params(network),
+            "macs": macs,
+            "latency_ms_p50": None,
+            "latency_ms_p95": None,
+            "throughput": None,
+            "batch_size": batch_size,
+            "target": target,
+            "runtime": runtime,
+        }
+        if timer:
+            measured = timer.measure(network, size)
+            row["latency_ms_p50"], row["latency_ms_p95"] = measured.p50, measured.p95
+            row["throughput"] = 1000 * batch_size / measured.p50
+        rows.append(row)
     return pd.DataFrame(rows)
+
+
+def read_model(name: str) -> Architecture | None:
+    """The architecture that a name stands for; None where it is one of timm's models.
+
+    Raises:
+        UserError: neither the zoo nor timm has such a name, nor is it the path of an architecture.
+    """
+    if name.startswith("timm:"):
+        import timm
+
+        wanted = name.removeprefix("timm:")
+        if not timm.is_model(wanted):
+            near = difflib.get_close_matches(wanted, timm.list_models(), n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else "see timm.list_models()."
+            raise ZooError(f"timm has no model {wanted!r}: {hint}")
+        return None
+    if name.endswith(".json"):
+        try:
+            return Architecture.from_json(Path(name).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ArchitectureError(f"{name} cannot be read: {error}.") from None
+    return zoo.load(name)
+
+
+def _network(
+    name: str, architecture: Architecture | None, image_size: int | None, num_classes: int
+) -> tuple[str | None, nn.Module, int]:
+    """Layout, the network in the form that is deployed, and its image size; it has run once at that size."""
+    torch.manual_seed(0)
+    try:
+        if architecture is None:
+            network, size = _timm_network(name.removeprefix("timm:"), image_size)
+            layout = None
+        else:
+            architecture = replace(architecture, image_size=image_size or architecture.image_size)
+            layout, size = architecture.layout, architecture.image_size
+            network = build(architecture, num_classes).deploy()
+        with torch.inference_mode():
+            network(image_batch(1, size))
+    except UserError as error:
+        raise ConfigError(f"{name}: {error}") from None
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ConfigError(f"{name} cannot run on images of {size} x {size}: {first_clause(error)}.") from None
+    return layout, network, size
+
+
+def _timm_network(name: str, image_size: int | None) -> tuple[nn.Module, int]:
+    import timm
+    from timm.utils.model import reparameterize_model
+
+    config = timm.get_pretrained_cfg(name)
+    own = config.input_size[-1] if config else 224
+    size = image_size or own
+    network: nn.Module | None = None
+    if size != own:
+        with contextlib.suppress(TypeError):  # a model built for any size takes no such argument
+            network = timm.create_model(name, img_size=size)
+    network = (network or timm.create_model(name)).eval().requires_grad_(False)
+    return reparameterize_model(network), size

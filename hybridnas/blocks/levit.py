@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from timm.layers import DropPath, get_act_layer
 from timm.models.levit import LevitMlp, LinearNorm
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 
-from hybridnas.blocks.attention import PositionBias, distance_bias
+from hybridnas.blocks.attention import PositionBias, attend, distance_bias
 from hybridnas.blocks.options import check_act, check_count, check_expand, check_ratio, rates_for
 
 
@@ -53,7 +52,7 @@ class LevitAttention(nn.Module):
             k, v = parts
             remaining = x.unflatten(1, (self.resolution, -1))[:, :: self.stride, :: self.stride].flatten(1, 2)
             q = self.query(remaining).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias().to(q.dtype))
+        x = attend(q, k, v, self.bias().to(q.dtype))
         out: Tensor = self.proj(self.act(x.transpose(1, 2).flatten(2)))
         return out
 

@@ -13,7 +13,7 @@ from timm.layers import ConvNormAct
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from hybridnas.blocks.attention import PreNormBlock, check_heads, relative_bias
+from hybridnas.blocks.attention import PreNormBlock, attend, check_heads, relative_bias
 from hybridnas.blocks.options import check_count, check_expand, check_kernel, rates_for
 from hybridnas.blocks.window import merge_windows, split_windows, window_mask
 
@@ -84,7 +84,7 @@ class DualPath(nn.Module):
         q, k, v = (
             part.unflatten(-1, (self.num_heads, -1)).transpose(2, 3).reshape(*shape, N, -1) for part in (q, k, v)
         )
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias().to(q.dtype))
+        x = attend(q, k, v, self.bias().to(q.dtype))
         x = x.view(B, G, self.num_heads, N, -1).transpose(2, 3).flatten(3)
         return merge_windows(x, side, self.window)[:, :H, :W]
 

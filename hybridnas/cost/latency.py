@@ -1,4 +1,4 @@
-"""The timer: milliseconds of a network on the target device, in its deploy form.
+"""The timer: milliseconds of a network on the target device.
 
 Machines drift by tens of percent within minutes. So the network is timed in turns with a small fixed reference
 network, and what is reported is the ratio of the two times the reference's milliseconds at calibration: a figure in
@@ -7,6 +7,7 @@ the speed that the machine had when the run began, comparable between trials tha
 
 from __future__ import annotations
 
+import os
 import platform
 import statistics
 import time
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from hybridnas.errors import ConfigError
-from hybridnas.model import HybridNet, image_batch
+from hybridnas.model import image_batch
 
 WARM_UP_S = 0.15
 MIN_PAIRS = 21
@@ -62,14 +63,14 @@ class Timer:
             _warm_up(self._reference, seconds=0.5)
             self.reference_ms = reference_ms or statistics.median(self._time(self._reference) for _ in range(100))
 
-    def measure(self, model: HybridNet, *, seconds: float = 0.5) -> Latency:
-        """Time the deploy form of `model` at its own image size for about `seconds`, at least 21 passes.
+    def measure(self, network: nn.Module, image_size: int, *, seconds: float = 0.5) -> Latency:
+        """Time `network`, as it is given, for about `seconds`, at least 21 passes; it moves to the target.
 
-        `model` itself is left as it is.
+        Deploy a model of ours first: that form is what runs on the device.
         """
-        network = model.deploy().to(self.device)
+        network = network.to(self.device)
         with self._alone():
-            images = image_batch(self.batch_size, model.architecture.image_size, self.device)
+            images = image_batch(self.batch_size, image_size, self.device)
 
             def candidate() -> Tensor:
                 out: Tensor = network(images)
@@ -163,6 +164,11 @@ def best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def available_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _reference_pass(device: torch.device) -> Callable[[], Tensor]:

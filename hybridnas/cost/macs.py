@@ -34,6 +34,7 @@ UNCOUNTED = frozenset(
         "relu6 gelu silu silu_ hardswish hardswish_ hardsigmoid hardtanh hardtanh_ sigmoid sigmoid_ tanh softmax elu "
         "mish leaky_relu "
         "add add_ sub sub_ rsub mul mul_ div div_ neg abs pow sqrt rsqrt exp reciprocal clamp_min clamp_max "
+        "maximum minimum norm linalg_vector_norm log log1p sin cos erf softplus reshape_as view_as "
         "pad feature_dropout dropout_ bernoulli_ alias unflatten zeros_like ones_like where lift_fresh clone rand "
         "scalar_tensor"
     ).split()

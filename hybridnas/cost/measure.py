@@ -48,11 +48,10 @@ class Budget:
 def measure_cost(architecture: Architecture, num_classes: int, timer: Timer, budget: Budget) -> Cost:
     """Count and, unless the counts alone are over the budget, time the deploy form of `architecture`."""
     torch.manual_seed(0)
-    model = build(architecture, num_classes)
-    deployed = model.deploy()
+    deployed = build(architecture, num_classes).deploy()
     macs, params = count_macs(deployed, architecture.image_size), num_params(deployed)
     cost = Cost(macs, params, None, None, None, timer.target, timer.batch_size)
     if budget.excess(cost) > 0:
         return cost
-    latency = timer.measure(model)
+    latency = timer.measure(deployed, architecture.image_size)
     return Cost(macs, params, latency.p50, latency.p95, None, timer.target, timer.batch_size)

@@ -18,7 +18,7 @@ def timer():
 
 @pytest.fixture(scope="module")
 def latency(timer):
-    return timer.measure(build(SMALL, 5), seconds=0.05)
+    return timer.measure(build(SMALL, 5), 16, seconds=0.05)
 
 
 def test_quantiles_are_in_order(latency):
@@ -27,19 +27,19 @@ def test_quantiles_are_in_order(latency):
 
 
 def test_at_least_the_promised_number_of_passes(timer):
-    assert timer.measure(build(SMALL, 5), seconds=0.0).num_samples == MIN_PAIRS
+    assert timer.measure(build(SMALL, 5), 16, seconds=0.0).num_samples == MIN_PAIRS
     assert MIN_PAIRS == 21
 
 
 def test_more_time_gives_more_passes(timer):
-    assert timer.measure(build(SMALL, 5), seconds=1.0).num_samples > MIN_PAIRS
+    assert timer.measure(build(SMALL, 5), 16, seconds=1.0).num_samples > MIN_PAIRS
 
 
 def test_figures_are_ratios_to_the_reference(monkeypatch):
     """With a clock that gives the network three times the reference's time, the latency is three references."""
     timer = Timer("cpu", reference_ms=2.0)
     monkeypatch.setattr(timer, "_time", lambda run: 5.0 if run is timer._reference else 15.0)
-    latency = timer.measure(build(SMALL, 5), seconds=0.0)
+    latency = timer.measure(build(SMALL, 5), 16, seconds=0.0)
     assert latency.p50 == latency.p95 == pytest.approx(3 * 2.0)
     assert latency.raw_p50 == 15.0
 
@@ -63,7 +63,7 @@ def test_threads_are_restored(timer):
         model.stem.register_forward_hook(
             lambda *_: seen.append((torch.get_num_threads(), torch.is_inference_mode_enabled()))
         )
-        timer.measure(model, seconds=0.0)
+        timer.measure(model, 16, seconds=0.0)
         assert set(seen) == {(1, True)}
         assert torch.get_num_threads() == 2
         Timer("cpu", threads=1, reference_ms=1.0)
@@ -84,7 +84,7 @@ def test_threads_are_restored_after_an_error(timer):
         model = build(SMALL, 5)
         model.stem.register_forward_hook(fail)
         with pytest.raises(RuntimeError, match="out of memory"):
-            timer.measure(model)
+            timer.measure(model, 16)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(outside)
@@ -94,14 +94,14 @@ def test_the_batch_size_is_what_passes(timer):
     seen = []
     model = build(SMALL, 5)
     model.stem.register_forward_hook(lambda module, args, out: seen.append(args[0].shape))
-    Timer("cpu", batch_size=3, reference_ms=1.0).measure(model, seconds=0.0)
+    Timer("cpu", batch_size=3, reference_ms=1.0).measure(model, 16, seconds=0.0)
     assert set(seen) == {(3, 3, 16, 16)}
 
 
 def test_the_model_is_left_as_it_is(timer):
     model = build(SMALL, 5).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    timer.measure(model, seconds=0.0)
+    timer.measure(model, 16, seconds=0.0)
     assert all(part.training for part in model.modules())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 

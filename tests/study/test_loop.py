@@ -8,12 +8,13 @@ import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
+from torch import nn
 
 from hybridnas.cost.latency import Latency, Timer
 from hybridnas.cost.measure import Budget
 from hybridnas.data.sources import open_source
 from hybridnas.errors import BudgetError, OutOfTime, TrainingFailed
-from hybridnas.model import HybridNet, num_params
+from hybridnas.model import num_params
 from hybridnas.proxy.training import Recipe, Trainer
 from hybridnas.space import SearchSpace
 from hybridnas.study.loop import HOPELESS, Search
@@ -37,8 +38,8 @@ def trainer(npz_file: Path) -> Trainer:
 class CountingTimer(Timer):
     """Milliseconds in proportion to the parameters: figures that repeat exactly and take no time."""
 
-    def measure(self, model: HybridNet, *, seconds: float = 0.5) -> Latency:
-        ms = num_params(model) / 1e4
+    def measure(self, network: nn.Module, image_size: int, *, seconds: float = 0.5) -> Latency:
+        ms = num_params(network) / 1e4
         return Latency(ms, 1.1 * ms, ms, 1)
 
 

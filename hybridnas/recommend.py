@@ -1,0 +1,56 @@
+"""`python -m hybridnas.recommend --situation mobile`: which known design to start from on this device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import typer
+
+from hybridnas.cli import run
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.command()
+def recommend(
+    situation: Annotated[
+        str, typer.Option(help="server, backbone, general, mobile, edge, small-data or self-supervised.")
+    ],
+    budget_ms: Annotated[float | None, typer.Option(help="Milliseconds that the median may take.", min=0.0)] = None,
+    image_size: Annotated[int | None, typer.Option(help="Pixels a side. Default: each design's own.", min=1)] = None,
+    batch_size: Annotated[int, typer.Option(help="Images a pass.", min=1)] = 1,
+    target: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps. Default: the best here.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads. Default: all cores.", min=1)] = None,
+) -> None:
+    """Time the designs that suit a situation on this machine, and say which one to start from."""
+    from hybridnas.recommending import measure_and_recommend, situation_of
+
+    situation_of(situation)
+
+    from hybridnas.profiling import profile_models
+    from hybridnas.report.comparison import recommendation_table, show
+
+    def measure(names: tuple[str, ...]) -> Mapping[str, float]:
+        rows = profile_models(
+            names,
+            image_size=image_size,
+            batch_size=batch_size,
+            target=target,
+            threads=threads,
+            tell=lambda line: typer.echo(line, err=True),
+        )
+        return dict(zip(rows.name, rows.latency_ms_p50, strict=True))
+
+    answer, latency_ms = measure_and_recommend(situation, measure, budget_ms)
+    space = situation_of(situation).space
+    budget = "" if budget_ms is None else f" --budget-ms {budget_ms:g}"
+    show(
+        recommendation_table(situation, latency_ms, answer, budget_ms),
+        f"Start from {answer.design}: {answer.reason}.",
+        f"Search around it: python -m hybridnas.search --space {space}{budget}",
+    )
+
+
+if __name__ == "__main__":
+    run(app)
