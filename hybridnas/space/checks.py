@@ -114,7 +114,7 @@ def check_parts(file: SpaceFile, source: Source) -> None:
             for stride, out_width in itertools.product(strides(stage, kind), widths):
                 reach.add((out_width, math.ceil(resolution / stride)))
                 _check_fit(("stages", i), "transitions", kind, options, source, width, out_width, stride, resolution)
-        for width, resolution in sorted(reach):
+        for width, resolution in sorted(reach) if any(stage.depth) else ():
             legal = legal_blocks(file, stage, resolution)
             if not legal:
                 keys: Keys = ("stages", i, "block")

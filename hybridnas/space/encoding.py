@@ -10,7 +10,7 @@ from typing import Any
 from hybridnas.architecture import Architecture, Head, Options, Stage, Stem, Value
 from hybridnas.blocks import option_defaults
 from hybridnas.errors import SpaceError
-from hybridnas.space.file import SpaceFile
+from hybridnas.space.file import SpaceFile, plain
 from hybridnas.space.parts import TABLES
 from hybridnas.space.points import Choose, draw_head, draw_stage, draw_start, stem_resolution, without_nothing
 
@@ -122,8 +122,6 @@ def _match(wanted: Choices, draw: Callable[[Choose], Choices]) -> Choices:
 
 
 def _allowed(values: Sequence[Value]) -> str:
-    if not values:
-        return "nothing is legal there"
     return f"its values are {', '.join(map(str, values))}" if len(values) > 1 else f"it is always {values[0]} there"
 
 
@@ -154,4 +152,4 @@ def _said_head(head: Head) -> Choices:
 def _full(section: str, part: str, options: Options, scope: str) -> Choices:
     table = TABLES[section]
     defaults = option_defaults(table[part]) if part in table else {}
-    return {f"{scope}.{option}": value for option, value in {**defaults, **options}.items()}
+    return {f"{scope}.{option}": plain(value) for option, value in {**defaults, **options}.items()}

@@ -16,9 +16,13 @@ def _one_or_more(value: Any) -> Any:
     return value if isinstance(value, list) else [value]
 
 
+def plain(value: Any) -> Any:
+    """A whole float becomes the integer, as in an architecture's options."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _options(value: Any) -> Any:
-    """Whole floats become integers, as in an architecture's options."""
-    return [int(v) if isinstance(v, float) and v.is_integer() else v for v in _one_or_more(value)]
+    return [plain(v) for v in _one_or_more(value)]
 
 
 _Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from hybridnas.architecture import Architecture, Head, Stage, Stem, Transition, Value
+from hybridnas.blocks import BLOCKS
 from hybridnas.blocks.stems import STEMS
 from hybridnas.space.file import SpaceFile, StageSpace
 
@@ -18,6 +19,9 @@ Choose = Callable[[str, Sequence[Any]], Any]
 RULES: dict[str, Callable[[str, int, int], bool]] = {
     "no_global_above_tokens": lambda block, resolution, limit: block != "global" or resolution**2 <= limit,
 }
+
+#: What a stage without blocks says: always the same, so that one network has one description.
+ANY_BLOCK = next(iter(BLOCKS))
 
 #: Strides that a transition can take, where not all.
 STRIDES = {"none": [1], "merge": [2]}
@@ -63,7 +67,7 @@ def draw_stage(file: SpaceFile, i: int, width: int, resolution: int, choose: Cho
     width = width if kind == "none" else choose(f"{name}.width", stage.width)
     depth = choose(f"{name}.depth", stage.depth)
     if not depth:
-        return Stage(Transition(kind, stride, joint), stage.block[0], 0, width)
+        return Stage(Transition(kind, stride, joint), ANY_BLOCK, 0, width)
     legal = legal_blocks(file, stage, math.ceil(resolution / stride))
     scope = "" if legal == stage.block else f"({'|'.join(legal)})"
     block = choose(f"{name}.block{scope}", legal)
