@@ -27,6 +27,7 @@ KIN = (
     ("window", "global"),
     ("global", "linear"),
     ("global", "levit"),
+    ("lgl", "parallel"),
     ("mobilevit", "parallel"),
 )
 

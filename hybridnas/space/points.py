@@ -24,7 +24,7 @@ RULES: dict[str, Callable[[str, int, int], bool]] = {
 ANY_BLOCK = next(iter(BLOCKS))
 
 #: Strides that a transition can take, where not all.
-STRIDES = {"none": [1], "merge": [2]}
+STRIDES = {"none": [1], "merge": [2], "levit": [2]}
 
 
 def sample(file: SpaceFile, choose: Choose) -> Architecture:
