@@ -349,7 +349,7 @@ def bomb():
         (GOOD.replace("block: mbconv", "block: mbcnv"), 4, ["stages[0].block", "'mbcnv'", "mbconv, convnext"]),
         (GOOD.replace("global]", "globl]"), 6, ["stages[1].block", "'globl'", "mbconv, convnext"]),
         (GOOD.replace("- transition: conv", "- transition: cnv"), 5, ["stages[1].transition", "'cnv'", "none, conv"]),
-        (GOOD.replace("type: conv", "type: cnv"), 2, ["stem.type", "'cnv'", "conv, patch2, patch4"]),
+        (GOOD.replace("type: conv", "type: cnv"), 2, ["stem.type", "'cnv'", "allowed are conv, "]),
         (GOOD + "head: mlp\n", 9, ["head", "'mlp'", "linear"]),
         (GOOD + "blocks:\n  mbcnv: {kernel: 3}\n", 10, ["'mbcnv'", "mbconv, convnext"]),
         (GOOD + "rules:\n  - no_global_below: 3\n", 10, ["rules[0].no_global_below", "no_global_above_tokens"]),

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from hybridnas.architecture import LETTERS, Value
-from hybridnas.blocks import BLOCKS
+from hybridnas.blocks import BLOCKS, option_defaults
 from hybridnas.blocks.heads import HEADS
 from hybridnas.blocks.stems import STEMS
 from hybridnas.blocks.transitions import TRANSITIONS
@@ -45,7 +45,7 @@ def _problem(part: Any, section: str, options: tuple[tuple[str, Value], ...], nu
     check = getattr(part, "check", None)
     try:
         if check:
-            check(*numbers, **dict(options))
+            check(*numbers, **{**option_defaults(part), **dict(options)})
         else:
             with torch.device("meta"):
                 part(*_arguments(section, numbers), **dict(options))

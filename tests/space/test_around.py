@@ -8,6 +8,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hybridnas import zoo
 from hybridnas.architecture import LETTERS, Architecture, Head, Stage, Stem, Transition
 from hybridnas.blocks import BLOCKS
 from hybridnas.blocks.global_attention import GlobalAttention
@@ -170,6 +171,18 @@ def test_every_family_has_kin_of_its_own_letter():
     assert set(BLOCKS) <= {family for pair in KIN for family in pair}
     for a, b in KIN:
         assert LETTERS.get(a, LETTERS.get(b)) == LETTERS.get(b, LETTERS.get(a))
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_every_published_design_has_a_space_around_it(name):
+    design = zoo.load(name)
+    space = around(name, design)
+    assert space.size > 1
+    rng = random.Random(0)
+    choices = space.encode(design)
+    for choose in (lambda name, values: choices[name], lambda name, values: rng.choice(values)):
+        with torch.device("meta"):
+            assert build(space.sample(choose)).num_features > 0
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import itertools
+import random
 
 import pytest
 import torch
@@ -9,7 +10,12 @@ from hybridnas.errors import SpaceError
 from hybridnas.space import SearchSpace
 from hybridnas.space.parts import TABLES, problem
 
-ODD = {int: (-1, 0, 2, 3, 5, 8, 24), float: (-1.0, 0.5, 2.0, float("inf")), bool: (True, False), str: ("relu", "silly")}
+ODD = {
+    int: (-1, 0, 2, 3, 5, 8, 24),
+    float: (-1.0, 0.5, 2.0, float("inf")),
+    bool: (True, False),
+    str: ("relu", "conv", "none", "silly"),
+}
 NUMBERS = {  # what problem takes, and what the constructor does
     "stems": [((width, 32), (width, 32)) for width in (8, 36)],
     "blocks": [((width, side), (width, 1, side)) for width, side in itertools.product((8, 36), (1, 7))],
@@ -37,6 +43,9 @@ def test_a_part_fits_where_its_constructor_says_so(section, name):
     choices = [{}]
     for option, default in option_defaults(part).items():
         choices += [{option: value} for value in ODD[type(default)]]
+    rng = random.Random(0)
+    for _ in range(30 if hasattr(part, "check") else 0):  # what several options forbid together
+        choices.append({o: rng.choice((d, d, *ODD[type(d)])) for o, d in option_defaults(part).items()})
     for options, (numbers, arguments) in itertools.product(choices, NUMBERS[section]):
         assert (problem(section, name, options, *numbers) is None) == can_be_made(part, options, arguments), options
 
