@@ -7,6 +7,10 @@ A family is a module class for the body of one stage, all its blocks:
 with C = `width` and H = W = `resolution`. `drop_path` holds one stochastic-depth rate a block, or nothing.
 The keyword-only arguments are the family's options: what a search space may vary. A combination that the family
 cannot take is a ValueError from the constructor, also on the meta device, where nothing is allocated.
+
+A part that takes long to make has a static `check` besides: the constructor's positional arguments less depth and
+drop_path, and every option, to the ValueError that the constructor, which calls it first, would raise for any of them.
+A search space asks it thousands of times when it is loaded.
 """
 
 from __future__ import annotations

@@ -15,6 +15,13 @@ from torch import nn
 from hybridnas.blocks.options import check_act, check_kernel, check_ratio, rates_for
 
 
+def check_bottleneck(kernel: int, ratio: float, act: str) -> None:
+    """Refuse what cannot be built."""
+    check_kernel(kernel)
+    check_ratio("ratio", ratio)
+    check_act(act)
+
+
 def bottleneck(
     in_width: int, width: int, *, stride: int, kernel: int, ratio: float, act: str, drop_path: float = 0.0
 ) -> nn.Module:
@@ -22,9 +29,7 @@ def bottleneck(
 
     Where width or resolution change, the shortcut is a strided 1x1 convolution (the paper's option B).
     """
-    check_kernel(kernel)
-    check_ratio("ratio", ratio)
-    check_act(act)
+    check_bottleneck(kernel, ratio, act)
     act_layer = get_act_layer(act)
     block: nn.Module = BottleneckBlock(
         in_width,

@@ -62,18 +62,18 @@ class GlobalAttention(nn.Module):
         fastvit: bool = False,
     ) -> None:
         super().__init__()
-        check_expand(expand)
-        check_one_of("position", position, POSITIONS)
-        check_ratio("value_ratio", value_ratio)
-        check_count("num_heads", num_heads, least=0)
-        check_count("head_dim", head_dim)
-        num_heads = num_heads or check_heads(width, head_dim)
-        if fastvit and head_dim != FASTVIT_HEAD_DIM:
-            raise ValueError(f"fastvit fixes head_dim at {FASTVIT_HEAD_DIM}, got {head_dim}")
-        if (class_token or fastvit) and position in ("relative", "distance"):
-            raise ValueError(f"class_token and fastvit go with position conv or none, not {position}")
-        if class_token and fastvit:
-            raise ValueError("class_token and fastvit exclude each other: batch norm works on maps")
+        self.check(
+            width,
+            resolution,
+            head_dim=head_dim,
+            expand=expand,
+            position=position,
+            num_heads=num_heads,
+            value_ratio=value_ratio,
+            class_token=class_token,
+            fastvit=fastvit,
+        )
+        num_heads = num_heads or width // head_dim
 
         self.position = RepConditionalPosEnc(width) if position == "conv" else nn.Identity()
         self.class_token = nn.Parameter(torch.zeros(1, 1, width)) if class_token else None
@@ -96,6 +96,35 @@ class GlobalAttention(nn.Module):
             return PreNormBlock(width, attention, expand, rate, eps=eps, layer_scale=layer_scale)
 
         self.blocks = nn.Sequential(*map(block, rates_for(depth, drop_path)))
+
+    @staticmethod
+    def check(
+        width: int,
+        resolution: int,
+        *,
+        head_dim: int,
+        expand: float,
+        position: str,
+        num_heads: int,
+        value_ratio: float,
+        class_token: bool,
+        fastvit: bool,
+        **_: object,
+    ) -> None:
+        """Refuse what cannot be built."""
+        check_expand(expand)
+        check_one_of("position", position, POSITIONS)
+        check_ratio("value_ratio", value_ratio)
+        check_count("num_heads", num_heads, least=0)
+        check_count("head_dim", head_dim)
+        if not num_heads:
+            check_heads(width, head_dim)
+        if fastvit and head_dim != FASTVIT_HEAD_DIM:
+            raise ValueError(f"fastvit fixes head_dim at {FASTVIT_HEAD_DIM}, got {head_dim}")
+        if (class_token or fastvit) and position in ("relative", "distance"):
+            raise ValueError(f"class_token and fastvit go with position conv or none, not {position}")
+        if class_token and fastvit:
+            raise ValueError("class_token and fastvit exclude each other: batch norm works on maps")
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.position(x)

@@ -101,11 +101,15 @@ class LeViT(nn.Module):
         act: str = "hard_swish",
     ) -> None:
         super().__init__()
-        check_count("num_heads", num_heads)
-        check_count("key_dim", key_dim)
-        check_ratio("value_ratio", value_ratio)
-        check_expand(expand)
-        check_act(act)
+        self.check(
+            width,
+            resolution,
+            num_heads=num_heads,
+            key_dim=key_dim,
+            value_ratio=value_ratio,
+            expand=expand,
+            act=act,
+        )
         value_dim = int(value_ratio * key_dim)
         self.blocks = nn.Sequential(
             *(
@@ -119,6 +123,25 @@ class LeViT(nn.Module):
                 for rate in rates_for(depth, drop_path)
             )
         )
+
+    @staticmethod
+    def check(
+        width: int,
+        resolution: int,
+        *,
+        num_heads: int,
+        key_dim: int,
+        value_ratio: float,
+        expand: float,
+        act: str,
+        **_: object,
+    ) -> None:
+        """Refuse what cannot be built."""
+        check_count("num_heads", num_heads)
+        check_count("key_dim", key_dim)
+        check_ratio("value_ratio", value_ratio)
+        check_expand(expand)
+        check_act(act)
 
     def forward(self, x: Tensor) -> Tensor:
         B, C, H, W = x.shape  # noqa: N806

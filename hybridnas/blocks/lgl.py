@@ -103,9 +103,17 @@ class LGL(nn.Sequential):
         kernel: int = 5,
         expand: float = 4.0,
     ) -> None:
-        check_count("sample", sample)
-        check_kernel(kernel)
-        check_expand(expand)
+        self.check(width, resolution, head_dim=head_dim, sample=sample, kernel=kernel, expand=expand)
         super().__init__(
             *(LGLBlock(width, head_dim, sample, kernel, expand, rate) for rate in rates_for(depth, drop_path))
         )
+
+    @staticmethod
+    def check(
+        width: int, resolution: int, *, head_dim: int, sample: int, kernel: int, expand: float, **_: object
+    ) -> None:
+        """Refuse what cannot be built."""
+        check_heads(width, head_dim)
+        check_count("sample", sample)
+        check_kernel(kernel)
+        check_expand(expand)

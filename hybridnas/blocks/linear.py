@@ -46,10 +46,15 @@ class LinearAttention(nn.Sequential):
         expand: float = 4.0,
         act: str = "hard_swish",
     ) -> None:
+        self.check(width, resolution, head_dim=head_dim, scale=scale, expand=expand, act=act)
+        super().__init__(
+            *(LinearBlock(width, head_dim, scale, expand, act, rate) for rate in rates_for(depth, drop_path))
+        )
+
+    @staticmethod
+    def check(width: int, resolution: int, *, head_dim: int, scale: int, expand: float, act: str, **_: object) -> None:
+        """Refuse what cannot be built."""
         check_heads(width, head_dim)
         check_kernel(scale)
         check_expand(expand)
         check_act(act)
-        super().__init__(
-            *(LinearBlock(width, head_dim, scale, expand, act, rate) for rate in rates_for(depth, drop_path))
-        )

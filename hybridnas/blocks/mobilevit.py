@@ -48,12 +48,16 @@ class MobileViT(nn.Sequential):
         expand: float = 2.0,
         act: str = "silu",
     ) -> None:
-        check_kernel(kernel)
-        check_count("patch", patch)
-        check_ratio("inner_ratio", inner_ratio)
-        check_count("inner_depth", inner_depth)
-        check_expand(expand)
-        check_act(act)
+        self.check(
+            width,
+            resolution,
+            kernel=kernel,
+            patch=patch,
+            inner_ratio=inner_ratio,
+            inner_depth=inner_depth,
+            expand=expand,
+            act=act,
+        )
         act_layer = get_act_layer(act)
         super().__init__(
             *(
@@ -71,3 +75,24 @@ class MobileViT(nn.Sequential):
                 for rate in rates_for(depth, drop_path)
             )
         )
+
+    @staticmethod
+    def check(
+        width: int,
+        resolution: int,
+        *,
+        kernel: int,
+        patch: int,
+        inner_ratio: float,
+        inner_depth: int,
+        expand: float,
+        act: str,
+        **_: object,
+    ) -> None:
+        """Refuse what cannot be built."""
+        check_kernel(kernel)
+        check_count("patch", patch)
+        check_ratio("inner_ratio", inner_ratio)
+        check_count("inner_depth", inner_depth)
+        check_expand(expand)
+        check_act(act)

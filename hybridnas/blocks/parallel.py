@@ -127,11 +127,7 @@ class Parallel(nn.Module):
         interact: bool = True,
     ) -> None:
         super().__init__()
-        if width % 2:
-            raise ValueError(f"width must be even, half for each path, got {width}")
-        check_count("window", window, least=2)
-        check_kernel(kernel)
-        check_expand(expand)
+        self.check(width, resolution, window=window, head_dim=head_dim, kernel=kernel, expand=expand)
         window = min(window, resolution)
         self.blocks = nn.Sequential(
             *(
@@ -141,6 +137,18 @@ class Parallel(nn.Module):
                 for rate in rates_for(depth, drop_path)
             )
         )
+
+    @staticmethod
+    def check(
+        width: int, resolution: int, *, window: int, head_dim: int, kernel: int, expand: float, **_: object
+    ) -> None:
+        """Refuse what cannot be built."""
+        if width % 2:
+            raise ValueError(f"width must be even, half for each path, got {width}")
+        check_heads(width // 2, head_dim)
+        check_count("window", window, least=2)
+        check_kernel(kernel)
+        check_expand(expand)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.blocks(x.permute(0, 2, 3, 1))

@@ -16,7 +16,7 @@ from timm.models.swin_transformer import PatchMerging
 from torch import Tensor, nn
 
 from hybridnas.blocks.attention import SelfAttention, check_heads, relative_bias
-from hybridnas.blocks.bottleneck import bottleneck
+from hybridnas.blocks.bottleneck import bottleneck, check_bottleneck
 from hybridnas.blocks.levit import LevitAttention
 from hybridnas.blocks.mbconv import inverted_residual
 from hybridnas.blocks.options import check_act, check_count, check_expand, check_kernel, check_one_of, check_ratio
@@ -122,6 +122,13 @@ class BottleneckTransition(nn.Sequential):
     ) -> None:
         super().__init__(bottleneck(in_width, width, stride=stride, kernel=kernel, ratio=ratio, act=act))
 
+    @staticmethod
+    def check(
+        in_width: int, width: int, stride: int, resolution: int, *, kernel: int, ratio: float, act: str, **_: object
+    ) -> None:
+        """Refuse what cannot be built."""
+        check_bottleneck(kernel, ratio, act)
+
 
 class TransformerTransition(nn.Module):
     """Global attention on the normed and pooled map, its shortcut pooled as it is, then a feed-forward network.
@@ -141,8 +148,8 @@ class TransformerTransition(nn.Module):
         expand: float = 4.0,
     ) -> None:
         super().__init__()
-        check_expand(expand)
-        num_heads = check_heads(in_width, head_dim)
+        self.check(in_width, width, stride, resolution, head_dim=head_dim, expand=expand)
+        num_heads = in_width // head_dim
         bias = relative_bias(math.ceil(resolution / stride), num_heads)
         self.pool = halve() if stride == 2 else nn.Identity()
         self.shortcut = nn.Conv2d(in_width, width, 1) if in_width != width else nn.Identity()
@@ -150,6 +157,14 @@ class TransformerTransition(nn.Module):
         self.attention = SelfAttention(in_width, num_heads, head_dim, bias, out_width=width)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = Mlp(width, int(width * expand), act_layer=nn.GELU)
+
+    @staticmethod
+    def check(
+        in_width: int, width: int, stride: int, resolution: int, *, head_dim: int, expand: float, **_: object
+    ) -> None:
+        """Refuse what cannot be built."""
+        check_expand(expand)
+        check_heads(in_width, head_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = self.shortcut(self.pool(x)).flatten(2).transpose(1, 2)  # (B, N, C)
@@ -177,13 +192,18 @@ class ReparamTransition(nn.Sequential):
     """
 
     def __init__(self, in_width: int, width: int, stride: int, resolution: int, *, kernel: int = 7) -> None:
-        check_kernel(kernel)
-        check_count("kernel", kernel, least=3)
+        self.check(in_width, width, stride, resolution, kernel=kernel)
         groups = math.gcd(in_width, width)
         super().__init__(
             ReparamLargeKernelConv(in_width, width, kernel, stride, group_size=in_width // groups, small_kernel=3),
             MobileOneBlock(width, width, 1),
         )
+
+    @staticmethod
+    def check(in_width: int, width: int, stride: int, resolution: int, *, kernel: int, **_: object) -> None:
+        """Refuse what cannot be built."""
+        check_kernel(kernel)
+        check_count("kernel", kernel, least=3)
 
 
 class LevitTransition(nn.Module):
@@ -202,6 +222,29 @@ class LevitTransition(nn.Module):
         act: str = "hard_swish",
     ) -> None:
         super().__init__()
+        self.check(
+            in_width, width, stride, resolution, key_dim=key_dim, value_ratio=value_ratio, expand=expand, act=act
+        )
+        self.attention = LevitAttention(
+            in_width, width, in_width // key_dim, key_dim, int(value_ratio * key_dim), resolution, act, stride
+        )
+        self.mlp = LevitMlp(width, int(width * expand), act_layer=get_act_layer(act))
+        self.side = math.ceil(resolution / stride)
+
+    @staticmethod
+    def check(
+        in_width: int,
+        width: int,
+        stride: int,
+        resolution: int,
+        *,
+        key_dim: int,
+        value_ratio: float,
+        expand: float,
+        act: str,
+        **_: object,
+    ) -> None:
+        """Refuse what cannot be built."""
         check_count("key_dim", key_dim)
         check_ratio("value_ratio", value_ratio)
         check_expand(expand)
@@ -210,11 +253,6 @@ class LevitTransition(nn.Module):
             raise ValueError(f"transition levit halves the resolution: its stride must be 2, got {stride}")
         if in_width % key_dim:
             raise ValueError(f"key_dim must divide the width that comes in, {in_width}, got {key_dim}")
-        self.attention = LevitAttention(
-            in_width, width, in_width // key_dim, key_dim, int(value_ratio * key_dim), resolution, act, stride
-        )
-        self.mlp = LevitMlp(width, int(width * expand), act_layer=get_act_layer(act))
-        self.side = math.ceil(resolution / stride)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.attention(x.flatten(2).transpose(1, 2))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from hybridnas.blocks.attention import PreNormBlock, SelfAttention, check_heads, relative_bias, visibility
-from hybridnas.blocks.options import check_count, rates_for
+from hybridnas.blocks.options import check_count, check_expand, rates_for
 
 
 class ShiftedWindow(nn.Module):
@@ -56,7 +56,7 @@ class WindowAttention(nn.Module):
         expand: float = 4.0,
     ) -> None:
         super().__init__()
-        check_count("window", window, least=2)
+        self.check(width, resolution, window=window, head_dim=head_dim, expand=expand)
         window = min(window, resolution)  # one window covers the map: nothing to shift into
         shift = window // 2 if window < resolution else 0
         self.blocks = nn.Sequential(
@@ -67,6 +67,13 @@ class WindowAttention(nn.Module):
                 for i, rate in enumerate(rates_for(depth, drop_path))
             )
         )
+
+    @staticmethod
+    def check(width: int, resolution: int, *, window: int, head_dim: int, expand: float, **_: object) -> None:
+        """Refuse what cannot be built."""
+        check_count("window", window, least=2)
+        check_heads(width, head_dim)
+        check_expand(expand)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.blocks(x.permute(0, 2, 3, 1))
