@@ -5,6 +5,8 @@ Shapes: B batch, N tokens of a group that attends to itself, G such groups, C ch
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from timm.layers import DropPath, LayerScale, Mlp, trunc_normal_
 from torch import Tensor, nn
@@ -22,7 +24,8 @@ class PositionBias(nn.Module):
         mask: (G, queries, keys): zero where a token may look, -inf where not. Each group has its own.
 
     Gathering costs as much as a small attention, so without gradients the result is kept for as long as the table
-    is the same tensor in the same version; the deploy form keeps nothing else.
+    is the same memory in the same version; the deploy form keeps nothing else. A write through `table.data` leaves
+    the version as it is: `train` or `eval` after it.
     """
 
     gathered: Tensor | None
@@ -37,7 +40,7 @@ class PositionBias(nn.Module):
         self.register_buffer("mask", mask, persistent=False)
         self.register_buffer("gathered", None, persistent=False)
         self.masked = mask is not None
-        self._kept: tuple[tuple[int, int], Tensor] | None = None
+        self._kept: tuple[Tensor, int, Tensor] | None = None  # table, its version, what was gathered from it
 
     def gather(self) -> Tensor:
         """(heads, queries, keys), or (G * heads, queries, keys) where there is a mask."""
@@ -47,9 +50,10 @@ class PositionBias(nn.Module):
     def reparameterize(self) -> None:
         """Deploy form: the gathered bias instead of table and index."""
         if self.gathered is None:
-            self.gathered = self.gather().detach()
+            gathered = self.gather().detach()
             self._kept = None
-            del self.table, self.index, self.mask
+            del self.table, self.index, self.mask, self.gathered
+            self.register_buffer("gathered", gathered)  # now a weight like any other: part of the state dict
 
     def forward(self) -> Tensor:
         if self.gathered is not None:
@@ -58,10 +62,18 @@ class PositionBias(nn.Module):
             return self.gather()
         if self.table.is_meta or self.table.is_inference():  # neither an address nor a version to tell a change by
             return self.gather()
-        state = (self.table.data_ptr(), self.table._version)
-        if self._kept is None or self._kept[0] != state:
-            self._kept = (state, self.gather())
-        return self._kept[1]
+        kept, version = self._kept, self.table._version
+        if kept is None or kept[0].data_ptr() != self.table.data_ptr() or kept[1] != version:
+            # Holding on to the memory keeps its address from becoming another table's.
+            kept = self._kept = (self.table.detach(), version, self.gather())
+        return kept[2]
+
+    def train(self, mode: bool = True) -> PositionBias:
+        self._kept = None
+        return super().train(mode)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": None}  # copies and pickles gather for themselves
 
 
 def relative_index(side: int) -> Tensor:

@@ -114,13 +114,15 @@ class GlobalAttention(nn.Module):
         """Refuse what cannot be built."""
         check_expand(expand)
         check_one_of("position", position, POSITIONS)
-        check_ratio("value_ratio", value_ratio)
         check_count("num_heads", num_heads, least=0)
         check_count("head_dim", head_dim)
+        check_ratio("value_ratio", value_ratio, of=head_dim)
         if not num_heads:
             check_heads(width, head_dim)
         if fastvit and head_dim != FASTVIT_HEAD_DIM:
             raise ValueError(f"fastvit fixes head_dim at {FASTVIT_HEAD_DIM}, got {head_dim}")
+        if fastvit and num_heads:
+            raise ValueError(f"fastvit has as many heads as the width holds: num_heads must be 0, got {num_heads}")
         if (class_token or fastvit) and position in ("relative", "distance"):
             raise ValueError(f"class_token and fastvit go with position conv or none, not {position}")
         if class_token and fastvit:

@@ -139,7 +139,7 @@ class LeViT(nn.Module):
         """Refuse what cannot be built."""
         check_count("num_heads", num_heads)
         check_count("key_dim", key_dim)
-        check_ratio("value_ratio", value_ratio)
+        check_ratio("value_ratio", value_ratio, of=key_dim)
         check_expand(expand)
         check_act(act)
 

@@ -55,6 +55,6 @@ class LinearAttention(nn.Sequential):
     def check(width: int, resolution: int, *, head_dim: int, scale: int, expand: float, act: str, **_: object) -> None:
         """Refuse what cannot be built."""
         check_heads(width, head_dim)
-        check_kernel(scale)
+        check_kernel(scale, "scale")
         check_expand(expand)
         check_act(act)

@@ -12,10 +12,10 @@ from timm.layers import get_act_layer
 LAYER_SCALE_INIT = 0.1
 
 
-def check_kernel(kernel: int) -> None:
+def check_kernel(kernel: int, name: str = "kernel") -> None:
     """A depthwise kernel has a centre."""
     if kernel < 1 or kernel % 2 == 0:
-        raise ValueError(f"kernel must be odd and positive, got {kernel}")
+        raise ValueError(f"{name} must be odd and positive, got {kernel}")
 
 
 def check_expand(expand: float) -> None:
@@ -23,10 +23,12 @@ def check_expand(expand: float) -> None:
     check_ratio("expand", expand)
 
 
-def check_ratio(name: str, ratio: float) -> None:
-    """A ratio of widths is a positive number."""
+def check_ratio(name: str, ratio: float, of: int | None = None) -> None:
+    """A ratio of widths is a positive number, and leaves a channel `of` so many."""
     if not (ratio > 0 and math.isfinite(ratio)):
         raise ValueError(f"{name} must be a positive number, got {ratio}")
+    if of is not None and int(ratio * of) < 1:
+        raise ValueError(f"{name} must leave at least one of {of} channels, got {ratio}")
 
 
 def check_count(name: str, count: int, least: int = 1) -> None:
