@@ -58,7 +58,10 @@ class PositionBias(nn.Module):
     def forward(self) -> Tensor:
         if self.gathered is not None:
             return self.gathered
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch._C._get_tracing_state():
+        if torch.compiler.is_compiling() or torch._C._get_tracing_state():
+            return self.gather()
+        if torch.is_grad_enabled():  # an optimizer's step may follow, and torch's fused ones leave the version as it is
+            self._kept = None
             return self.gather()
         if self.table.is_meta or self.table.is_inference():  # neither an address nor a version to tell a change by
             return self.gather()

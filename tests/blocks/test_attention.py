@@ -4,55 +4,59 @@ import math
 
 import pytest
 import torch
+from forms import randomise
 
-from hybridnas.blocks.attention import SelfAttention
+from hybridnas.blocks.attention import SelfAttention, distance_bias, relative_bias
 from hybridnas.blocks.global_attention import GlobalAttention
+from hybridnas.blocks.levit import LevitAttention
 from hybridnas.blocks.window import ShiftedWindow, WindowAttention
 
 WIDTH = 12
 HEAD_DIM = 4
+HEADS = 3
 
 
-def randomised(module):
-    """Every parameter of size one, so that biases matter as much as content."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.copy_(torch.randn(parameter.shape) / math.sqrt(parameter.shape[-1] if parameter.ndim > 1 else 1))
-        for name, parameter in module.named_parameters():
-            if name.endswith("relative_position_bias_table"):
-                parameter.copy_(torch.randn(parameter.shape))
-    return module.eval()
+def relative_row(side):
+    """Row of an offset query - key in the table, dy first (Swin's layout)."""
+    return lambda dy, dx: (dy + side - 1) * (2 * side - 1) + dx + side - 1
 
 
-def reference_attention(x, attention, side, seen_from):
-    """Plain attention, position by position. x: (H, W, C); `seen_from(y, x)` gives [((y, x), (dy, dx)), ...].
+def distance_row(side):
+    """Row of an absolute offset in the table (LeViT's layout)."""
+    return lambda dy, dx: abs(dy) * side + abs(dx)
 
-    The bias table has a row for each offset query - key, dy first: row (dy + side - 1) * (2 * side - 1) + dx + side - 1
-    (Swin's layout).
+
+def attended(query, keys, values, biases):
+    """What one query gathers: the values, weighed by the softmax of its products with the keys."""
+    scores = torch.stack([query @ key / math.sqrt(len(query)) + bias for key, bias in zip(keys, biases, strict=True)])
+    return sum(weight * value for weight, value in zip(scores.softmax(0), values, strict=True))
+
+
+def reference_attention(x, attention, row_of, seen_from):
+    """Plain attention, position by position: (H, W, C) to the same.
+
+    `seen_from(y, x)` lists the positions that (y, x) sees, `row_of(dy, dx)` is the row of the bias table.
     """
-    table = attention.relative.relative_position_bias_table
-    heads, head_dim = attention.num_heads, attention.head_dim
-    qkv = attention.qkv(x)
-    query, key, value = qkv.split(WIDTH, dim=-1)
-    out = torch.empty_like(x)
-    for row in range(x.shape[0]):
-        for column in range(x.shape[1]):
-            seen = seen_from(row, column)
+    keys_width, values_width = attention.num_heads * attention.head_dim, attention.num_heads * attention.value_dim
+    query, key, value = attention.qkv(x).split([keys_width, keys_width, values_width], dim=-1)
+    out = torch.empty(*x.shape[:2], attention.proj.out_features)
+    for y in range(x.shape[0]):
+        for x_ in range(x.shape[1]):
+            seen = seen_from(y, x_)
             mixed = []
-            for head in range(heads):
-                channels = slice(head * head_dim, (head + 1) * head_dim)
-                scores = torch.stack(
-                    [
-                        query[row, column, channels] @ key[other][channels] / math.sqrt(head_dim)
-                        + table[(dy + side - 1) * (2 * side - 1) + dx + side - 1, head]
-                        for other, (dy, dx) in seen
-                    ]
+            for head in range(attention.num_heads):
+                k = slice(head * attention.head_dim, (head + 1) * attention.head_dim)
+                v = slice(head * attention.value_dim, (head + 1) * attention.value_dim)
+                biases = [attention.bias.table[row_of(y - other[0], x_ - other[1]), head] for other in seen]
+                mixed.append(
+                    attended(query[y, x_, k], [key[at][k] for at in seen], [value[at][v] for at in seen], biases)
                 )
-                weights = scores.softmax(0)
-                mixed.append(sum(w * value[other][channels] for w, (other, _) in zip(weights, seen, strict=True)))
-            out[row, column] = attention.proj(torch.cat(mixed))
+            out[y, x_] = attention.proj(torch.cat(mixed))
     return out
+
+
+def everywhere(side):
+    return lambda y, x: [(row, column) for row in range(side) for column in range(side)]
 
 
 def windows_along_a_side(resolution, window, shift):
@@ -72,7 +76,7 @@ def seen_in_window(resolution, window, shift):
     def seen_from(row, column):
         (rows,) = [run for run in runs if row in run]
         (columns,) = [run for run in runs if column in run]
-        return [((y, x), (row - y, column - x)) for y in rows for x in columns]
+        return [(y, x) for y in rows for x in columns]
 
     return seen_from
 
@@ -94,62 +98,146 @@ def test_the_reference_cuts_windows_as_the_paper_draws_them(resolution, window, 
 @pytest.mark.parametrize(("resolution", "window"), [(8, 4), (6, 3), (7, 4), (5, 4), (7, 3), (8, 3), (9, 5), (3, 2)])
 def test_window_attention_is_the_slow_reference(resolution, window, shifted):
     shift = window // 2 if shifted else 0
-    module = randomised(ShiftedWindow(WIDTH, HEAD_DIM, resolution, window, shift))
+    module = randomise(ShiftedWindow(WIDTH, HEAD_DIM, resolution, window, shift)).eval()
     x = torch.randn(2, resolution, resolution, WIDTH)
     with torch.no_grad():
         found = module(x)
         seen_from = seen_in_window(resolution, window, shift)
-        expected = torch.stack([reference_attention(one, module.attention, window, seen_from) for one in x])
+        expected = torch.stack(
+            [reference_attention(one, module.attention, relative_row(window), seen_from) for one in x]
+        )
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("bias", "row_of", "value_dim"),
+    [
+        (relative_bias, relative_row, HEAD_DIM),
+        (distance_bias, distance_row, HEAD_DIM),
+        (distance_bias, distance_row, 7),
+    ],
+    ids=["relative", "distance", "distance with wide values"],
+)
 @pytest.mark.parametrize("resolution", [1, 4, 5])
-def test_global_attention_is_the_slow_reference(resolution):
-    attention = randomised(SelfAttention(WIDTH, HEAD_DIM, resolution))
+def test_global_attention_is_the_slow_reference(resolution, bias, row_of, value_dim):
+    made = SelfAttention(WIDTH, HEADS, HEAD_DIM, bias(resolution, HEADS), value_dim=value_dim, out_width=10)
+    attention = randomise(made).eval()
     x = torch.randn(2, resolution, resolution, WIDTH)
-
-    def seen_from(row, column):
-        positions = [(y, x) for y in range(resolution) for x in range(resolution)]
-        return [(other, (row - other[0], column - other[1])) for other in positions]
-
     with torch.no_grad():
-        found = attention(x.flatten(1, 2).unsqueeze(1)).view_as(x)
-        expected = torch.stack([reference_attention(one, attention, resolution, seen_from) for one in x])
+        found = attention(x.flatten(1, 2).unsqueeze(1)).view(2, resolution, resolution, 10)
+        seen_from = everywhere(resolution)
+        expected = torch.stack([reference_attention(one, attention, row_of(resolution), seen_from) for one in x])
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_global_family_runs_its_blocks_over_rows_then_columns():
-    family = randomised(GlobalAttention(WIDTH, 2, 4, head_dim=HEAD_DIM))
-    x = torch.randn(2, WIDTH, 4, 4)
+def test_attention_without_bias_sees_no_positions():
+    """Tokens in another order give the same results in that order."""
+    attention = randomise(SelfAttention(WIDTH, HEADS, HEAD_DIM, None)).eval()
+    x, order = torch.randn(2, 1, 9, WIDTH), torch.randperm(9)
     with torch.no_grad():
-        tokens = torch.stack([x[:, :, i // 4, i % 4] for i in range(16)], dim=1).unsqueeze(1)
+        torch.testing.assert_close(attention(x[:, :, order]), attention(x)[:, :, order], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "bias", "row_of"),
+    [
+        ({"head_dim": HEAD_DIM}, "relative", relative_row),
+        ({"head_dim": HEAD_DIM, "num_heads": 2, "value_ratio": 2.0, "layer_scale": True}, "distance", distance_row),
+    ],
+)
+def test_global_family_is_the_slow_reference_block_by_block(options, bias, row_of):
+    family = randomise(GlobalAttention(WIDTH, 2, 4, position=bias, **options)).eval()
+    x = torch.randn(1, WIDTH, 4, 4)
+    with torch.no_grad():
+        at = x[0].permute(1, 2, 0)  # (H, W, C)
         for block in family.blocks:
-            tokens = tokens + block.mix(block.norm1(tokens))
-            tokens = tokens + block.mlp(block.norm2(tokens))
-        found = family(x)
-    for i in range(16):
-        torch.testing.assert_close(found[:, :, i // 4, i % 4], tokens[:, 0, i])
+            at = at + block.scale1(reference_attention(block.norm1(at), block.mix, row_of(4), everywhere(4)))
+            at = at + block.scale2(block.mlp(block.norm2(at)))
+        torch.testing.assert_close(family(x)[0].permute(1, 2, 0), at, rtol=1e-5, atol=1e-5)
+
+
+def test_a_class_token_goes_ahead_of_the_map_row_by_row():
+    family = randomise(GlobalAttention(WIDTH, 1, 3, position="none", class_token=True, head_dim=HEAD_DIM)).eval()
+    x = torch.randn(2, WIDTH, 3, 3)
+    with torch.no_grad():
+        tokens = torch.stack([family.class_token[0, 0].expand(2, -1), *(x[:, :, i // 3, i % 3] for i in range(9))], 1)
+        torch.testing.assert_close(family(x), family.blocks(tokens.unsqueeze(1)).squeeze(1))
+
+
+def test_the_position_convolution_stands_before_all_blocks_and_adds_to_the_map():
+    family = randomise(GlobalAttention(WIDTH, 2, 4, position="conv", head_dim=HEAD_DIM)).eval()
+    plain = GlobalAttention(WIDTH, 2, 4, position="none", head_dim=HEAD_DIM).eval()
+    plain.load_state_dict({key: value for key, value in family.state_dict().items() if "pos_enc" not in key})
+    kernel, offset = family.position.pos_enc.weight, family.position.pos_enc.bias
+    x = torch.randn(1, WIDTH, 4, 4)
+    placed = x.clone()
+    with torch.no_grad():
+        for y in range(4):
+            for x_ in range(4):
+                placed[0, :, y, x_] += offset
+                for other in everywhere(4)(y, x_):
+                    dy, dx = other[0] - y, other[1] - x_
+                    placed[0, :, y, x_] += kernel[:, 0, 3 + dy, 3 + dx] * x[0, :, other[0], other[1]]
+        torch.testing.assert_close(family(x), plain(placed), rtol=1e-5, atol=1e-5)
+
+
+def levit_reference(x, module, side, stride):
+    """LeViT's attention, position by position: tokens (N, C) of a side x side map to those of every stride-th."""
+
+    def heads_of(norm, token):
+        """Its part for each head; the norm is that of the running statistics."""
+        return norm(x[token].view(1, 1, -1))[0, 0].chunk(module.num_heads)
+
+    places = [(y, x_) for y in range(side) for x_ in range(side)]
+    key_dim = module.dims[0]
+    row_of = distance_row(side)
+    out = []
+    for token, (y, x_) in enumerate(places):
+        if y % stride or x_ % stride:
+            continue
+        mixed = []
+        for head in range(module.num_heads):
+            if stride == 1:
+                query = heads_of(module.qkv, token)[head][:key_dim]
+                answers = [heads_of(module.qkv, other)[head][key_dim:] for other in range(len(places))]
+            else:
+                query = heads_of(module.query, token)[head]
+                answers = [heads_of(module.qkv, other)[head] for other in range(len(places))]
+            biases = [module.bias.table[row_of(y - v, x_ - u), head] for v, u in places]
+            mixed.append(attended(query, [a[:key_dim] for a in answers], [a[key_dim:] for a in answers], biases))
+        out.append(module.proj(module.act(torch.cat(mixed)).view(1, 1, -1))[0, 0])
+    return torch.stack(out)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("side", [1, 4, 5])
+def test_levit_attention_is_the_slow_reference(side, stride):
+    module = randomise(LevitAttention(WIDTH, 10, 2, 3, 5, side, "hard_swish", stride)).eval()
+    x = torch.randn(2, side * side, WIDTH)
+    with torch.no_grad():
+        found = module(x)
+        expected = torch.stack([levit_reference(one, module, side, stride) for one in x])
+    assert found.shape == (2, math.ceil(side / stride) ** 2, 10)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("window", [5, 9])
 def test_a_window_over_the_whole_map_is_global_attention(window):
     windowed = WindowAttention(WIDTH, 2, 5, window=window, head_dim=HEAD_DIM)
-    everywhere = randomised(GlobalAttention(WIDTH, 2, 5, head_dim=HEAD_DIM))
-    weights = {name.replace(".mix.", ".mix.attention."): value for name, value in everywhere.state_dict().items()}
+    whole = randomise(GlobalAttention(WIDTH, 2, 5, head_dim=HEAD_DIM, eps=1e-5)).eval()
+    weights = {name.replace(".mix.", ".mix.attention."): value for name, value in whole.state_dict().items()}
     windowed.load_state_dict(weights)
     x = torch.randn(2, WIDTH, 5, 5)
     with torch.no_grad():
-        torch.testing.assert_close(windowed.eval()(x), everywhere(x), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(windowed.eval()(x), whole(x), rtol=1e-5, atol=1e-5)
 
 
 def test_every_second_block_shifts_by_half_a_window():
-    assert [block.mix.shift for block in WindowAttention(WIDTH, 4, 14, window=7, head_dim=HEAD_DIM).blocks] == [
-        0,
-        3,
-        0,
-        3,
-    ]
-    assert [block.mix.shift for block in WindowAttention(WIDTH, 2, 7, window=7, head_dim=HEAD_DIM).blocks] == [0, 0]
+    shifts = {
+        side: [block.mix.shift for block in WindowAttention(WIDTH, 4, side, window=7, head_dim=HEAD_DIM).blocks]
+        for side in (14, 7)
+    }
+    assert shifts == {14: [0, 3, 0, 3], 7: [0, 0, 0, 0]}
 
 
 def test_the_shift_carries_information_across_windows():
@@ -159,21 +247,9 @@ def test_the_shift_carries_information_across_windows():
     nudged[:, 0, 0, 3] += 5.0  # in the first window of four; one channel, since the norm takes away what all share
     changed = {}
     for depth in (1, 2):
-        module = randomised(WindowAttention(WIDTH, depth, 8, window=4, head_dim=HEAD_DIM))
+        module = randomise(WindowAttention(WIDTH, depth, 8, window=4, head_dim=HEAD_DIM)).eval()
         with torch.no_grad():
             changed[depth] = (module(nudged) != module(x)).any(1)[0]
     assert changed[1][:4, :4].all()
     assert not changed[1][4:].any() and not changed[1][:, 4:].any()
     assert changed[2][:4, 4:6].all()
-
-
-@pytest.mark.parametrize("family", [WindowAttention, GlobalAttention])
-def test_width_must_be_a_multiple_of_head_dim(family):
-    with pytest.raises(ValueError, match="width 12 is not a multiple of head_dim 8"):
-        family(12, 1, 4, head_dim=8)
-
-
-@pytest.mark.parametrize("window", [1, 0, -3])
-def test_a_window_of_one_is_refused(window):
-    with pytest.raises(ValueError, match=f"at least 2, got {window}"):
-        WindowAttention(WIDTH, 1, 8, window=window, head_dim=HEAD_DIM)
