@@ -45,6 +45,7 @@ class SearchConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     space: str | None = None
+    around: str | None = None
     data: str = "synthetic"
     budget_ms: Positive | None = None
     budget_macs: Positive | None = None

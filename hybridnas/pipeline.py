@@ -7,12 +7,16 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from hybridnas import zoo
+from hybridnas.architecture import Architecture
 from hybridnas.config import DEFAULT_SECONDS, SearchConfig
 from hybridnas.cost.latency import Timer, available_cores, best_device, local_device
 from hybridnas.cost.measure import Budget
@@ -26,6 +30,7 @@ from hybridnas.report.figures import draw_pareto
 from hybridnas.report.progress import SearchDisplay
 from hybridnas.report.tables import front_table, summary
 from hybridnas.space import SearchSpace
+from hybridnas.space.around import around
 from hybridnas.study.confirm import LONGER, Confirmed, confirm
 from hybridnas.study.loop import Search
 from hybridnas.study.run import Run
@@ -65,15 +70,14 @@ def run_search(
     source = open_source(config.data)
     native = config.image_size or source.native_size or 0
     config = _resolved(config, space="tiny" if native <= TINY_LIMIT else "hybrid")
-    assert config.space
-    snapshot = folder / "space.yaml"
-    space = SearchSpace.load(config.space) if not resume else _stored_space(snapshot, config.space)
-    if config.image_size:
-        space = space.with_image_size(config.image_size)
+    space, designs = _space(config, folder / "space.yaml" if resume else None)
     device = local_device(str(config.device))
     dataset = source.load(max(space.file.image_size), config.seed, config.train_images)
     console.print(f"data   {_about(dataset)}")
-    console.print(f"space  {space.name}: {space.size:.3g} architectures, {len(space.layouts())} known layouts")
+    console.print(
+        f"space  {space.name}: {space.size:.3g} architectures, {len(space.layouts())} known layouts"
+        + (f", {len(designs)} published designs" if designs else "")
+    )
 
     timer = _timer(config, folder / "environment.json" if resume else None)
     if (slowdown := timer.slowdown_by_threads()) > 1.5:
@@ -100,7 +104,7 @@ def run_search(
     reserve = FINISH_S + (CONFIRM_SHARE * config.time if config.time else 0.0)
 
     with SearchDisplay(console, config, started) as display:
-        search = Search(folder, space, budget, timer, trainer, recipe, config.seed, display.update)
+        search = Search(folder, space, budget, timer, trainer, recipe, config.seed, display.update, designs)
         before = len(search.records)
         with _drawn_if_stopped(folder):
             search.run(trials=config.trials, seconds_left=lambda: end - reserve - time.monotonic())
@@ -139,7 +143,7 @@ def _open(config: SearchConfig, *, resume: bool) -> tuple[SearchConfig, Path]:
 def _resolved(config: SearchConfig, *, space: str) -> SearchConfig:
     """The settings with every default said, so that a run does not change its meaning with a new version."""
     defaults = {
-        "space": space,
+        "space": None if config.around else space,
         "epochs": DEFAULT_EPOCHS,
         "batch_size": Recipe.batch_size,
         "device": best_device(),
@@ -167,13 +171,39 @@ def _newest_run() -> Path:
     return found[-1].parent
 
 
-def _stored_space(snapshot: Path, name: str) -> SearchSpace:
-    """The space as it was when the run began, whatever became of its file since."""
+def _space(config: SearchConfig, snapshot: Path | None) -> tuple[SearchSpace, dict[str, Architecture]]:
+    """The space to search, and the published designs in it, by name.
+
+    A run that goes on takes the space from its own folder, whatever became of the file since.
+    """
+    if config.space and config.around:
+        raise ConfigError("--space and --around exclude each other: give one of them.")
+    size = config.image_size
+    if config.around:
+        own = zoo.read(config.around)
+        design = replace(own, image_size=size or own.image_size)
+        name = Path(config.around).stem
+        return _stored(snapshot, name) if snapshot else around(name, design), {name: design}
+    assert config.space
+    space = _stored(snapshot, Path(config.space).stem) if snapshot else SearchSpace.load(config.space)
+    if size:
+        space = space.with_image_size(size)
+    return space, dict(map(partial(_held_design, space), space.holds))
+
+
+def _held_design(space: SearchSpace, name: str) -> tuple[str, Architecture]:
+    """A published design, at the image size of the space that is nearest to its own."""
+    design = zoo.load(name)
+    size = min(space.file.image_size, key=lambda size: abs(size - design.image_size))
+    return name, replace(design, image_size=size)
+
+
+def _stored(snapshot: Path, name: str) -> SearchSpace:
     try:
         text = snapshot.read_text(encoding="utf-8")
     except OSError as error:
         raise RunError(f"{snapshot} cannot be read: {error}.") from None
-    return SearchSpace.parse(text, name=Path(name).stem, file=str(snapshot))
+    return SearchSpace.parse(text, name=name, file=str(snapshot))
 
 
 def _timer(config: SearchConfig, environment: Path | None) -> Timer:

@@ -6,7 +6,6 @@ import contextlib
 import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -17,7 +16,7 @@ from hybridnas import zoo
 from hybridnas.architecture import Architecture
 from hybridnas.cost.latency import Timer, available_cores, best_device, local_device
 from hybridnas.cost.macs import UncountedOperatorError, count_macs
-from hybridnas.errors import ArchitectureError, ConfigError, UserError, ZooError, first_clause
+from hybridnas.errors import ConfigError, UserError, ZooError, first_clause
 from hybridnas.model import build, image_batch, num_params
 
 #: Runtimes that can be timed.
@@ -107,12 +106,7 @@ def read_model(name: str) -> Architecture | None:
             hint = f"did you mean {' or '.join(near)}?" if near else "see timm.list_models()."
             raise ZooError(f"timm has no model {wanted!r}: {hint}")
         return None
-    if name.endswith(".json"):
-        try:
-            return Architecture.from_json(Path(name).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ArchitectureError(f"{name} cannot be read: {error}.") from None
-    return zoo.load(name)
+    return zoo.read(name)
 
 
 def _network(

@@ -30,9 +30,14 @@ def search(
     space: Annotated[
         str | None,
         _option(
-            help="A shipped space (tiny, hybrid, coatnet) or a YAML file. Default: tiny up to 64 px, hybrid above.",
+            help="A shipped space (tiny, hybrid, mobile, edge, server, small_data, coatnet) or a YAML file. "
+            "Default: tiny up to 64 px, hybrid above.",
             panel=GOAL,
         ),
+    ] = None,
+    around: Annotated[
+        str | None,
+        _option(help="Instead: the neighbours of a design of the zoo, or of an architecture.json.", panel=GOAL),
     ] = None,
     data: Annotated[
         str | None,

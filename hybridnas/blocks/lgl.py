@@ -51,10 +51,10 @@ class SparseAttention(nn.Module):
     A transposed convolution spreads each sampled position's result over the square that it stands for.
     """
 
-    def __init__(self, width: int, head_dim: int, sample: int) -> None:
+    def __init__(self, width: int, num_heads: int, sample: int) -> None:
         super().__init__()
         self.sample = sample
-        self.attention = SelfAttention(width, check_heads(width, head_dim), head_dim, bias=None)
+        self.attention = SelfAttention(width, num_heads, width // num_heads, bias=None)
         if sample > 1:
             self.propagate = nn.ConvTranspose2d(width, width, sample, stride=sample, groups=width)
             self.norm = nn.LayerNorm(width)
@@ -76,11 +76,11 @@ class SparseAttention(nn.Module):
 class LGLBlock(nn.Module):
     """Local aggregation, then a sparse transformer; with `sample` 1 there is nothing to aggregate for."""
 
-    def __init__(self, width: int, head_dim: int, sample: int, kernel: int, expand: float, drop_path: float) -> None:
+    def __init__(self, width: int, num_heads: int, sample: int, kernel: int, expand: float, drop_path: float) -> None:
         super().__init__()
         self.local = LocalAggregation(width, kernel, expand, drop_path) if sample > 1 else nn.Identity()
         self.position = RepConditionalPosEnc(width, spatial_shape=(3, 3))
-        self.transformer = PreNormBlock(width, SparseAttention(width, head_dim, sample), expand, drop_path)
+        self.transformer = PreNormBlock(width, SparseAttention(width, num_heads, sample), expand, drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.position(self.local(x))
@@ -89,7 +89,22 @@ class LGLBlock(nn.Module):
 
 
 class LGL(nn.Sequential):
-    """A stage of local-global-local blocks; `sample` is the paper's r, `kernel` that of the aggregation."""
+    """A stage of local-global-local blocks.
+
+    Args:
+        width: C.
+        depth: Number of blocks.
+        resolution: H = W.
+        drop_path: One rate a block.
+        head_dim: Channels of a head; must divide the width, unless num_heads is given.
+        sample: The paper's r; with 1 every position attends, and nothing is aggregated or propagated.
+        kernel: Of the aggregation's depthwise convolution.
+        expand: Hidden width of the networks over C.
+        num_heads: Compat. So many heads, which must divide the width (EdgeViT doubles them from stage to stage); 0
+            stands for width / head_dim.
+    """
+
+    COMPAT = ("num_heads",)
 
     def __init__(
         self,
@@ -102,18 +117,40 @@ class LGL(nn.Sequential):
         sample: int = 2,
         kernel: int = 5,
         expand: float = 4.0,
+        num_heads: int = 0,
     ) -> None:
-        self.check(width, resolution, head_dim=head_dim, sample=sample, kernel=kernel, expand=expand)
+        self.check(
+            width,
+            resolution,
+            head_dim=head_dim,
+            sample=sample,
+            kernel=kernel,
+            expand=expand,
+            num_heads=num_heads,
+        )
+        num_heads = num_heads or width // head_dim
         super().__init__(
-            *(LGLBlock(width, head_dim, sample, kernel, expand, rate) for rate in rates_for(depth, drop_path))
+            *(LGLBlock(width, num_heads, sample, kernel, expand, rate) for rate in rates_for(depth, drop_path))
         )
 
     @staticmethod
     def check(
-        width: int, resolution: int, *, head_dim: int, sample: int, kernel: int, expand: float, **_: object
+        width: int,
+        resolution: int,
+        *,
+        head_dim: int,
+        sample: int,
+        kernel: int,
+        expand: float,
+        num_heads: int,
+        **_: object,
     ) -> None:
         """Refuse what cannot be built."""
-        check_heads(width, head_dim)
+        check_count("num_heads", num_heads, least=0)
+        if num_heads and width % num_heads:
+            raise ValueError(f"num_heads must divide the width {width}, got {num_heads}")
+        if not num_heads:
+            check_heads(width, head_dim)
         check_count("sample", sample)
         check_kernel(kernel)
         check_expand(expand)

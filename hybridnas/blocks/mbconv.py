@@ -35,15 +35,10 @@ def inverted_residual(
     drop_path: float = 0.0,
 ) -> nn.Module:
     """One block, (B, in_width, H, W) -> (B, width, ceil(H / stride), ceil(W / stride)); `MBConv` tells the options."""
-    check_kernel(kernel)
-    check_expand(expand)
-    check_act(act)
-    check_one_of("style", style, STYLES)
+    check_inverted_residual(stride, kernel=kernel, expand=expand, se=se, act=act, style=style)
     if style.startswith("coatnet"):
         return _pre_norm(in_width, width, stride, kernel, expand, se, act, style, drop_path)
     if style == "efficientvit":
-        if se or stride == 1:
-            raise ValueError("style efficientvit is for strided blocks without se")
         return fewer_norms(in_width, width, stride=stride, kernel=kernel, expand=expand, act=act)
     squeeze = None
     if se and style == "mobilenetv3":
@@ -57,6 +52,16 @@ def inverted_residual(
     else:
         block = InvertedResidual(in_width, width, **common, exp_ratio=expand, drop_path_rate=drop_path)
     return block
+
+
+def check_inverted_residual(stride: int, *, kernel: int, expand: float, se: bool, act: str, style: str) -> None:
+    """Refuse what cannot be built."""
+    check_kernel(kernel)
+    check_expand(expand)
+    check_act(act)
+    check_one_of("style", style, STYLES)
+    if style == "efficientvit" and (se or stride == 1):
+        raise ValueError("style efficientvit is for strided blocks without se")
 
 
 def fewer_norms(in_width: int, width: int, *, stride: int = 1, kernel: int = 3, expand: float, act: str) -> nn.Module:
@@ -168,3 +173,10 @@ class MBConv(nn.Sequential):
                 for rate in rates_for(depth, drop_path)
             )
         )
+
+    @staticmethod
+    def check(
+        width: int, resolution: int, *, kernel: int, expand: float, se: bool, act: str, style: str, **_: object
+    ) -> None:
+        """Refuse what cannot be built."""
+        check_inverted_residual(1, kernel=kernel, expand=expand, se=se, act=act, style=style)

@@ -67,9 +67,7 @@ class DoublingStem(nn.Sequential):
 
     def __init__(self, width: int, image_size: int) -> None:
         count = int(math.log2(self.stride))
-        if width % 2 ** (count - 1):
-            raise ValueError(f"width must be a multiple of {2 ** (count - 1)}, got {width}")
-        widths = [3, *(width // 2**i for i in reversed(range(count)))]
+        widths = [3, *(max(1, width // 2**i) for i in reversed(range(count)))]
         act = get_act_layer(self.default_act)
         super().__init__(
             *(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from hybridnas.blocks.attention import SelfAttention, check_heads, relative_bias
 from hybridnas.blocks.bottleneck import bottleneck, check_bottleneck
 from hybridnas.blocks.levit import LevitAttention
-from hybridnas.blocks.mbconv import inverted_residual
+from hybridnas.blocks.mbconv import check_inverted_residual, inverted_residual
 from hybridnas.blocks.options import check_act, check_count, check_expand, check_kernel, check_one_of, check_ratio
 from hybridnas.blocks.pad import PadTo
 
@@ -104,6 +104,23 @@ class MBConvTransition(nn.Sequential):
         super().__init__(
             inverted_residual(in_width, width, stride=stride, kernel=kernel, expand=expand, se=se, act=act, style=style)
         )
+
+    @staticmethod
+    def check(
+        in_width: int,
+        width: int,
+        stride: int,
+        resolution: int,
+        *,
+        kernel: int,
+        expand: float,
+        se: bool,
+        act: str,
+        style: str,
+        **_: object,
+    ) -> None:
+        """Refuse what cannot be built."""
+        check_inverted_residual(stride, kernel=kernel, expand=expand, se=se, act=act, style=style)
 
 
 class BottleneckTransition(nn.Sequential):
@@ -251,8 +268,8 @@ class LevitTransition(nn.Module):
         check_act(act)
         if stride != 2:
             raise ValueError(f"transition levit halves the resolution: its stride must be 2, got {stride}")
-        if in_width % key_dim:
-            raise ValueError(f"key_dim must divide the width that comes in, {in_width}, got {key_dim}")
+        if key_dim > in_width:
+            raise ValueError(f"key_dim must be at most the width that comes in, {in_width}, got {key_dim}")
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.attention(x.flatten(2).transpose(1, 2))

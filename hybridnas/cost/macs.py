@@ -34,7 +34,9 @@ UNCOUNTED = frozenset(
         "relu6 gelu silu silu_ hardswish hardswish_ hardsigmoid hardtanh hardtanh_ sigmoid sigmoid_ tanh softmax elu "
         "mish leaky_relu "
         "add add_ sub sub_ rsub mul mul_ div div_ neg abs pow sqrt rsqrt exp reciprocal clamp_min clamp_max "
-        "maximum minimum norm linalg_vector_norm log log1p sin cos erf softplus reshape_as view_as "
+        "maximum minimum norm linalg_vector_norm log log1p sin cos erf softplus square cumsum ceil leaky_relu_ "
+        "reshape_as view_as expand_as repeat repeat_interleave tile im2col col2im "
+        "avg_pool1d upsample_bicubic2d _upsample_bicubic2d_aa "
         "pad feature_dropout dropout_ bernoulli_ alias unflatten zeros_like ones_like where lift_fresh clone rand "
         "scalar_tensor"
     ).split()
@@ -72,6 +74,7 @@ def count_macs(model: nn.Module, image_size: int) -> int:
                 counter.set_op_handle(operator, _nothing)
             counter.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
             counter.set_op_handle("aten::baddbmm", _baddbmm_macs)
+            counter.set_op_handle("aten::_convolution_mode", _convolution_macs)  # padding given as a word
             total = int(counter.total())
             unknown = counter.unsupported_ops()
             if unknown:
@@ -99,6 +102,12 @@ def _baddbmm_macs(inputs: list[Any], outputs: list[Any]) -> float:
     """(B, N, K) times (B, K, M): B*N*K*M."""
     left, right = (x.type().sizes() for x in inputs[1:3])
     return float(prod(left) * right[-1])
+
+
+def _convolution_macs(inputs: list[Any], outputs: list[Any]) -> float:
+    """Weight (C_out, C_in / groups, ...), output (B, C_out, ...): one multiply-add a weight of a channel and output."""
+    weight, output = inputs[1].type().sizes(), outputs[0].type().sizes()
+    return float(prod(weight[1:]) * prod(output))
 
 
 logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)

@@ -29,6 +29,7 @@ class _DiffersError(Exception):
 def encode(file: SpaceFile, space: str, architecture: Architecture) -> Choices:
     """The choices that make `architecture`: name to value, for `sample`.
 
+    The epsilon of a norm tells no designs apart: the point has the space's.
     Options that the space leaves open and the architecture leaves out count as the part's defaults. Where the space
     has more stages, those that can do nothing stand empty, the later the better.
 
@@ -104,6 +105,8 @@ def _match(wanted: Choices, draw: Callable[[Choose], Choices]) -> Choices:
     searched: set[str] = set()
 
     def choose(name: str, values: Sequence[Any]) -> Any:
+        if name.endswith(".eps"):
+            return values[0]
         value = wanted[name.partition("(")[0]]
         if not any(value == other and type(value) is type(other) for other in values):
             raise _DiffersError(f"{name} is {value}; {_allowed(values)}", len(agreed))
@@ -152,4 +155,5 @@ def _said_head(head: Head) -> Choices:
 def _full(section: str, part: str, options: Options, scope: str) -> Choices:
     table = TABLES[section]
     defaults = option_defaults(table[part]) if part in table else {}
-    return {f"{scope}.{option}": plain(value) for option, value in {**defaults, **options}.items()}
+    said = {**defaults, **options}
+    return {f"{scope}.{option}": plain(value) for option, value in said.items() if option != "eps"}

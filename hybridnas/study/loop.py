@@ -71,6 +71,7 @@ class Search:
     recipe: Recipe
     seed: int
     report: Callable[[Progress], None] = lambda progress: None
+    designs: Mapping[str, Architecture] = field(default_factory=dict)
     records: list[TrialRecord] = field(default_factory=list)
     _known: dict[str, TrialRecord] = field(default_factory=dict)
 
@@ -80,6 +81,8 @@ class Search:
             if RECORD in trial.user_attrs:
                 self._keep(TrialRecord.from_json(trial.user_attrs[RECORD]))
         if not self.study.get_trials(deepcopy=False):
+            for name, architecture in self.designs.items():
+                self._enqueue_point(architecture, {"design": name})
             for name, families in self.space.layouts().items():
                 self._enqueue(name, families, size=0.5)
         self._requeue_lost()
@@ -217,11 +220,14 @@ class Search:
             if int(path.stem.removeprefix("trial-")) not in on_front:
                 path.unlink(missing_ok=True)
 
+    def _enqueue_point(self, architecture: Architecture, attrs: Mapping[str, object]) -> None:
+        params = to_params(self.space, self.space.encode(architecture))
+        self.study.enqueue_trial(params, user_attrs=dict(attrs), skip_if_exists=True)
+
     def _enqueue(self, name: str, families: tuple[str, ...], *, size: float) -> None:
         design = self.space.design(families, size=size)
         if design is not None:
-            params = to_params(self.space, self.space.encode(design))
-            self.study.enqueue_trial(params, user_attrs={"design": name, "size": size}, skip_if_exists=True)
+            self._enqueue_point(design, {"design": name, "size": size})
 
     def _try_smaller(self, trial: optuna.Trial) -> None:
         """A known layout that is over the budget at middle size gets a second chance at its smallest."""

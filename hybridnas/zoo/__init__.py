@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 from hybridnas.architecture import Architecture
-from hybridnas.errors import ZooError, first_clause
+from hybridnas.errors import ArchitectureError, ZooError, first_clause
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,6 +84,21 @@ def load(name: str) -> Architecture:
         ZooError: no design has that name; the sentence suggests the nearest.
     """
     return Architecture.from_json(json.dumps(entry(name).architecture))
+
+
+def read(name_or_path: str) -> Architecture:
+    """A design by name, or any other from the path of its architecture.json.
+
+    Raises:
+        ZooError: no design has that name; the sentence suggests the nearest.
+        ArchitectureError: the file cannot be read, or holds no architecture.
+    """
+    if not name_or_path.endswith(".json"):
+        return load(name_or_path)
+    try:
+        return Architecture.from_json(Path(name_or_path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArchitectureError(f"{name_or_path} cannot be read: {error}.") from None
 
 
 def from_timm(name: str, timm_model: nn.Module) -> HybridNet:
