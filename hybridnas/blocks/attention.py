@@ -166,7 +166,7 @@ class PreNormBlock(nn.Module):
         layer_scale: bool = False,
     ) -> None:
         super().__init__()
-        check_expand(expand)
+        check_expand(expand, width)
         self.norm1 = nn.LayerNorm(width, eps=eps)
         self.mix = mix
         self.scale1 = LayerScale(width, LAYER_SCALE_INIT) if layer_scale else nn.Identity()

@@ -27,7 +27,7 @@ class ConvNeXt(nn.Sequential):
         expand: float = 4.0,
     ) -> None:
         check_kernel(kernel)
-        check_expand(expand)
+        check_expand(expand, width)
         super().__init__(
             *(
                 ConvNeXtBlock(

@@ -112,7 +112,7 @@ class GlobalAttention(nn.Module):
         **_: object,
     ) -> None:
         """Refuse what cannot be built."""
-        check_expand(expand)
+        check_expand(expand, width)
         check_one_of("position", position, POSITIONS)
         check_count("num_heads", num_heads, least=0)
         check_count("head_dim", head_dim)

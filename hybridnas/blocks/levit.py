@@ -140,7 +140,7 @@ class LeViT(nn.Module):
         check_count("num_heads", num_heads)
         check_count("key_dim", key_dim)
         check_ratio("value_ratio", value_ratio, of=key_dim)
-        check_expand(expand)
+        check_expand(expand, width)
         check_act(act)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -153,4 +153,4 @@ class LGL(nn.Sequential):
             check_heads(width, head_dim)
         check_count("sample", sample)
         check_kernel(kernel)
-        check_expand(expand)
+        check_expand(expand, width)

@@ -56,5 +56,5 @@ class LinearAttention(nn.Sequential):
         """Refuse what cannot be built."""
         check_heads(width, head_dim)
         check_kernel(scale, "scale")
-        check_expand(expand)
+        check_expand(expand, width)
         check_act(act)

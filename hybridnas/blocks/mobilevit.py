@@ -65,7 +65,7 @@ class MobileViT(nn.Sequential):
                     width,
                     kernel_size=kernel,
                     mlp_ratio=expand,
-                    transformer_dim=max(NUM_HEADS, round(width * inner_ratio / NUM_HEADS) * NUM_HEADS),
+                    transformer_dim=transformer_width(width, inner_ratio),
                     transformer_depth=inner_depth,
                     patch_size=patch,
                     num_heads=NUM_HEADS,
@@ -94,5 +94,10 @@ class MobileViT(nn.Sequential):
         check_count("patch", patch)
         check_ratio("inner_ratio", inner_ratio)
         check_count("inner_depth", inner_depth)
-        check_expand(expand)
+        check_expand(expand, transformer_width(width, inner_ratio))
         check_act(act)
+
+
+def transformer_width(width: int, inner_ratio: float) -> int:
+    """`inner_ratio` times the width, as a multiple of the heads."""
+    return max(NUM_HEADS, round(width * inner_ratio / NUM_HEADS) * NUM_HEADS)

@@ -18,9 +18,9 @@ def check_kernel(kernel: int, name: str = "kernel") -> None:
         raise ValueError(f"{name} must be odd and positive, got {kernel}")
 
 
-def check_expand(expand: float) -> None:
-    """An expansion ratio is a positive number."""
-    check_ratio("expand", expand)
+def check_expand(expand: float, width: int | None = None) -> None:
+    """An expansion ratio is a positive number, and leaves a channel of `width`: timm takes none for as many again."""
+    check_ratio("expand", expand, of=width)
 
 
 def check_ratio(name: str, ratio: float, of: int | None = None) -> None:

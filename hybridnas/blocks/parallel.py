@@ -148,7 +148,7 @@ class Parallel(nn.Module):
         check_heads(width // 2, head_dim)
         check_count("window", window, least=2)
         check_kernel(kernel)
-        check_expand(expand)
+        check_expand(expand, width)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.blocks(x.permute(0, 2, 3, 1))

@@ -28,7 +28,7 @@ class Pool(nn.Sequential):
         expand: float = 4.0,
     ) -> None:
         check_kernel(kernel)
-        check_expand(expand)
+        check_expand(expand, width)
         super().__init__(
             *(
                 MetaBlock2d(

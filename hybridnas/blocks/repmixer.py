@@ -27,7 +27,7 @@ class RepMixer(nn.Sequential):
         expand: float = 3.0,
     ) -> None:
         check_kernel(kernel)
-        check_expand(expand)
+        check_expand(expand, width)
         super().__init__(
             *(
                 RepMixerBlock(

@@ -180,7 +180,7 @@ class TransformerTransition(nn.Module):
         in_width: int, width: int, stride: int, resolution: int, *, head_dim: int, expand: float, **_: object
     ) -> None:
         """Refuse what cannot be built."""
-        check_expand(expand)
+        check_expand(expand, width)
         check_heads(in_width, head_dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -263,8 +263,8 @@ class LevitTransition(nn.Module):
     ) -> None:
         """Refuse what cannot be built."""
         check_count("key_dim", key_dim)
-        check_ratio("value_ratio", value_ratio)
-        check_expand(expand)
+        check_ratio("value_ratio", value_ratio, of=key_dim)
+        check_expand(expand, width)
         check_act(act)
         if stride != 2:
             raise ValueError(f"transition levit halves the resolution: its stride must be 2, got {stride}")

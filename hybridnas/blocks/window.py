@@ -73,7 +73,7 @@ class WindowAttention(nn.Module):
         """Refuse what cannot be built."""
         check_count("window", window, least=2)
         check_heads(width, head_dim)
-        check_expand(expand)
+        check_expand(expand, width)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.blocks(x.permute(0, 2, 3, 1))

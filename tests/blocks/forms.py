@@ -42,7 +42,7 @@ VARIANTS = {
     "linear": [{"head_dim": 8, "scale": 3, "expand": 2, "act": "relu"}],
     "mobilevit": [{"kernel": 5, "patch": 4, "inner_ratio": 0.5, "inner_depth": 1, "expand": 1, "act": "relu"}],
     "levit": [{"num_heads": 3, "key_dim": 8, "value_ratio": 1, "expand": 1, "act": "gelu"}],
-    "lgl": [{"sample": 1}, {"sample": 4, "head_dim": 8, "kernel": 3, "expand": 2}],
+    "lgl": [{"sample": 1}, {"sample": 4, "num_heads": 4, "kernel": 3, "expand": 2}],
     "parallel": [{"interact": False}, {"window": 3, "head_dim": 4, "kernel": 5, "expand": 2}],
 }
 

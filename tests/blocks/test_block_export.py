@@ -1,4 +1,4 @@
-"""Every family leaves torch through torch.export and ONNX, in the eval and in the deploy form, with the same numbers."""
+"""Every family leaves torch through torch.export and ONNX, in eval and deploy form, with the same numbers."""
 
 import onnxruntime
 import pytest

@@ -1,6 +1,6 @@
 """What every block family promises. A new family joins by its line in BLOCKS and its closed form in MACS.
 
-The other promises: test_block_macs.py counts, test_block_options.py refuses, test_block_export.py exports.
+The other promises: test_block_macs.py counts, test_part_options.py refuses, test_block_export.py exports.
 """
 
 import copy

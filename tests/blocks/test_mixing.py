@@ -32,10 +32,13 @@ def depthwise(at, kernel, side):
     """A depthwise convolution of {(y, x): vector}; beyond the map there are zeros."""
     reach = kernel.shape[-1] // 2
     return {
-        (y, x): sum(kernel[:, 0, v - y + reach, u - x + reach] * at[v, u]
-                    for v, u in positions(side) if abs(v - y) <= reach and abs(u - x) <= reach)
+        (y, x): sum(
+            kernel[:, 0, v - y + reach, u - x + reach] * at[v, u]
+            for v, u in positions(side)
+            if abs(v - y) <= reach and abs(u - x) <= reach
+        )
         for y, x in positions(side)
-    }  # fmt: skip
+    }
 
 
 def as_map(at, side):
@@ -53,11 +56,14 @@ def linear_reference(x, attention, scale, side):
     around = depthwise(first, attention.aggreg[0][0].weight, side)
     mix = attention.aggreg[0][1].weight[:, :, 0, 0]  # (3C, HEAD_DIM)
     second = {
-        place: torch.cat([
-            mix[start : start + HEAD_DIM] @ vector[start : start + HEAD_DIM] for start in range(0, 3 * WIDTH, HEAD_DIM)
-        ])
+        place: torch.cat(
+            [
+                mix[start : start + HEAD_DIM] @ vector[start : start + HEAD_DIM]
+                for start in range(0, 3 * WIDTH, HEAD_DIM)
+            ]
+        )
         for place, vector in around.items()
-    }  # fmt: skip
+    }
     out = {}
     for place in positions(side):
         gathered = []
