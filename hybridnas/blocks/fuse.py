@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from timm.layers import ConvNormAct
 from timm.models import efficientformer, efficientvit_mit, levit, maxxvit
 from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual
@@ -26,6 +27,7 @@ def fuse(module: nn.Module) -> None:
 
     A module with a form of its own has a `reparameterize` method, as timm's have.
     """
+    device = next((parameter.device for parameter in module.parameters()), torch.get_default_device())
     for part in list(module.modules()):
         for layer_name, norm_name in next((folds for kind, folds in FOLDS.items() if isinstance(part, kind)), ()):
             if isinstance(part, maxxvit.MbConvBlock) and norm_name == "norm2" and part.se_early is not None:
@@ -38,4 +40,5 @@ def fuse(module: nn.Module) -> None:
                 setattr(part, norm_name, getattr(norm, "act", nn.Identity()))
         reparameterize = getattr(part, "reparameterize", None)
         if callable(reparameterize) and getattr(part, "reparam_conv", None) is None:
-            reparameterize()
+            with device:  # timm makes the fused convolution on the default one
+                reparameterize()

@@ -68,7 +68,10 @@ class LinearHead(nn.Module):
 
     @torch.no_grad()
     def reparameterize(self) -> None:
-        """Deploy form: one linear layer, which does the work of the batch norms and the average."""
+        """Deploy form: one linear layer, which does the work of the batch norms and the average.
+
+        Features (`pre_logits`) are then those before the norm.
+        """
         layers = [layer for layer in self.classifiers if isinstance(layer, nn.Linear)]
         if not layers:
             return

@@ -119,6 +119,17 @@ def test_deploying_twice_changes_nothing(name, options):
         assert torch.equal(deployed(once)(x), expected)
 
 
+@pytest.mark.parametrize(("name", "options"), cases(variants=0))
+def test_deploy_form_keeps_the_type_and_the_device(name, options):
+    module = randomise(make(name, **options)).eval().double()
+    fused = deployed(module)
+    assert {tensor.dtype for tensor in fused.state_dict().values()} == {torch.float64}
+    x = features().double()
+    with torch.no_grad():
+        torch.testing.assert_close(fused(x), module(x), rtol=1e-6, atol=1e-6)
+    assert {tensor.device.type for tensor in deployed(module.to("meta")).state_dict().values()} == {"meta"}
+
+
 @pytest.mark.parametrize("form", ["training", "eval", "deploy"])
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_channels_last_gives_the_same_numbers(name, options, form):
