@@ -2,7 +2,9 @@
 
 import copy
 import pickle
+import weakref
 
+import numpy as np
 import pytest
 import torch
 from forms import deployed, features, make, randomise
@@ -42,7 +44,6 @@ def in_training(bias):
 
 
 def converted_there_and_back(bias):
-    """The freed memory is what the next tensor of its size gets."""
     bias = bias.double()
     bias.table.data.mul_(2)
     return bias.float()
@@ -86,6 +87,19 @@ def test_no_stale_bias_survives_a_change_of_the_table(bias, change):
         found = changed()
     assert not torch.equal(found, before)
     assert torch.equal(found, fresh(changed))
+
+
+def test_no_other_table_can_come_to_the_address_of_one_that_is_kept(bias):
+    memory = np.ones(bias.table.shape, dtype=np.float32)
+    held = weakref.ref(memory)
+    bias.table.data = torch.from_numpy(memory)
+    del memory
+    with torch.no_grad():
+        bias()
+        bias.double()
+        assert held() is not None
+        bias()
+        assert held() is None
 
 
 def test_a_copy_leaves_the_original_alone(bias):
