@@ -180,10 +180,12 @@ def _space(config: SearchConfig, snapshot: Path | None) -> tuple[SearchSpace, di
         raise ConfigError("--space and --around exclude each other: give one of them.")
     size = config.image_size
     if config.around:
+        name = Path(config.around).stem
+        if snapshot:
+            return _stored(snapshot, f"around_{name}"), {}
         own = zoo.read(config.around)
         design = replace(own, image_size=size or own.image_size)
-        name = Path(config.around).stem
-        return _stored(snapshot, name) if snapshot else around(name, design), {name: design}
+        return around(name, design), {name: design}
     assert config.space
     space = _stored(snapshot, Path(config.space).stem) if snapshot else SearchSpace.load(config.space)
     if size:

@@ -48,7 +48,8 @@ def recommend(
     show(
         recommendation_table(situation, latency_ms, answer, budget_ms),
         f"Start from {answer.design}: {answer.reason}.",
-        f"Search around it: python -m hybridnas.search --space {space}{budget}",
+        f"Search designs of its kind: python -m hybridnas.search --space {space}{budget}",
+        f"Search its neighbours only: python -m hybridnas.search --around {answer.design}{budget}",
     )
 
 

@@ -103,12 +103,13 @@ def test_forward_is_features_then_head(architecture):
     assert torch.equal(model.forward_head(features), model(x))
     before = model.forward_head(features, pre_logits=True)
     assert before.shape == (2, model.num_features)
-    torch.testing.assert_close(model.head.fc(before), model(x))
+    torch.testing.assert_close(model.head.classifiers[0](before), model(x))
 
 
 def test_no_classes_leave_the_features():
     with_classes, without = make(COATNET_LIKE).eval(), make(COATNET_LIKE, 0).eval()
-    weights = {name: value for name, value in with_classes.state_dict().items() if not name.startswith("head.fc")}
+    state = with_classes.state_dict()
+    weights = {name: value for name, value in state.items() if not name.startswith("head.classifiers")}
     without.load_state_dict(weights)
     x = images(COATNET_LIKE)
     features = with_classes.forward_head(with_classes.forward_features(x), pre_logits=True)
@@ -163,7 +164,7 @@ def with_stage(number, **changes):
     ("architecture", "where", "named"),
     [
         (with_stage(2, block="repmxer"), "stage 2", ["'repmxer'", "repmixer", "global"]),
-        (with_stage(3, transition=Transition("pool")), "stage 3", ["'pool'", "merge", "mbconv"]),
+        (with_stage(3, transition=Transition("poll")), "stage 3", ["'poll'", "merge", "mbconv"]),
         (with_stage(1, options={"kernal": 3}), "stage 1", ["'kernal'", "kernel", "expand"]),
         (with_stage(1, options={"kernel": "3"}), "stage 1", ["mbconv.kernel", "int", "'3'"]),
         (with_stage(1, options={"se": 1}), "stage 1", ["mbconv.se", "bool", "1"]),
@@ -232,7 +233,7 @@ def test_depthwise_and_dense_convolutions_start_with_fan_out_variance():
     dense, depthwise = stem.stem[1].weight, stem.stages[0].body[0].conv_dw.weight
     assert dense.std().item() == pytest.approx(math.sqrt(2 / (9 * 256)), rel=0.05)
     assert depthwise.std().item() == pytest.approx(math.sqrt(2 / 49), rel=0.05)
-    assert stem.head.fc.weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert stem.head.classifiers[0].weight.std().item() == pytest.approx(0.02, rel=0.1)
 
 
 @ARCHITECTURES

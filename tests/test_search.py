@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 
-from hybridnas import Architecture, Run, SearchConfig, run_search
+from hybridnas import Architecture, Run, SearchConfig, Stage, Stem, Transition, run_search
 from hybridnas.cli import exit_code
 from hybridnas.report.__main__ import app as report_app
 from hybridnas.search import app
@@ -162,7 +162,7 @@ def test_resume_refuses_other_data_under_the_same_name(finished: Path, tmp_path:
         (["--budget-ms", "nan"], "--budget-ms: input should be"),
         (["--time", "soon"], "--time: must be a duration such as 5m, 4m30s or 90s, got 'soon'."),
         (["--image-size", "3"], "--image-size: input should be greater than or equal to 8, got 3."),
-        (["--space", "tniy"], "No space 'tniy': name one of coatnet, hybrid, tiny, or an existing YAML file."),
+        (["--space", "tniy"], "No space 'tniy': name one of coatnet, edge, hybrid, mobile, server,"),
         (["--data", "nowhere"], "--data nowhere does not exist"),
         (["--device", "cuda:99"], "The device 'cuda:99' is not on this machine"),
         (["--target", "toaster"], "Unknown device 'toaster'"),
@@ -272,3 +272,36 @@ def test_stopped_at_any_moment_no_finished_trial_is_lost(arguments: list[str], t
     assert "RUNNING" not in states
     database.close()
     assert "Winner: trial" in out and not list(folder.glob(".*"))
+
+
+def test_the_neighbours_of_a_design(tmp_path: Path, npz_file: Path) -> None:
+    """The design itself is the first trial; what follows is one step away; a resumed run stays in the same space."""
+    design = Architecture(
+        16, Stem("conv", 8), (Stage(Transition("conv"), "mbconv", 1, 16), Stage(Transition("conv"), "convnext", 1, 32))
+    )
+    file = tmp_path / "mine.json"
+    file.write_text(design.to_json())
+    config = SearchConfig(around=str(file), data=str(npz_file), trials=2, epochs=1, out=tmp_path / "run", threads=1)
+    run = run_search(config)
+    assert run.trials.design[0] == "mine"
+    assert run.architecture(0).families == design.families
+    assert {stage.depth for stage in run.architecture(1).stages} <= {1, 2}
+    file.unlink()
+    assert len(run_search(SearchConfig(trials=3, out=tmp_path / "run"), resume=True).trials) >= 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--around", "resnet5"], "No design 'resnet5' in the zoo: did you mean resnet50"),
+        (["--around", "resnet50", "--space", "tiny"], "--space and --around exclude each other"),
+        (["--around", "none.json"], "none.json cannot be read"),
+    ],
+)
+def test_a_mistaken_around_is_one_sentence(
+    flags: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert exit_code(app, ["--trials", "1", *flags]) == 2
+    assert f"hybridnas: {sentence}" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -113,8 +113,8 @@ def test_size_is_the_brute_force_count(small):
 
 
 def test_size_of_coatnet_in_closed_form(spaces):
-    # Each stage: family times depths times widths; before them image sizes and stem widths.
-    assert spaces["coatnet"].size == (2 * 3) * (2 * 2 * 2) * (2 * 3 * 3) * (2 * 4 * 3) * (2 * 2 * 3)
+    # Each stage: transitions times families times depths times widths; before them image sizes and stem widths.
+    assert spaces["coatnet"].size == (2 * 3) * (2 * 2 * 2) * (2 * 3 * 3) * (2 * 2 * 3 * 3) * (2 * 2 * 2 * 3)
 
 
 @pytest.mark.parametrize("name", shipped_spaces())
@@ -289,7 +289,7 @@ def test_design_takes_the_smallest_the_middle_and_the_largest(spaces):
     families = ("mbconv", "mbconv", "global", "global")
     small, middle, large = (spaces["coatnet"].design(families, size=size) for size in (0, 0.5, 1))
     assert [stage.depth for stage in small.stages] == [1, 1, 2, 1]
-    assert [stage.depth for stage in large.stages] == [2, 3, 7, 2]
+    assert [stage.depth for stage in large.stages] == [2, 3, 6, 2]
     assert [stage.width for stage in large.stages] == [96, 192, 384, 768]
     assert middle.stages[1].depth == 2
     assert spaces["coatnet"].design(("window",) * 4) is None

@@ -178,9 +178,10 @@ def _rate(step: int, total: int, warm_up: float) -> float:
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Weights of matrices and convolutions decay; norms, biases, scales and bias tables do not."""
+    """Weights of matrices and convolutions decay; norms, biases, scales and learned positions do not."""
     decayed: list[Tensor] = []
     free: list[Tensor] = []
     for name, parameter in model.named_parameters():
-        (decayed if parameter.ndim >= 2 and "bias" not in name else free).append(parameter)
+        spared = any(word in name for word in ("bias", "gamma", "class_token")) or name == "stem.position"
+        (decayed if parameter.ndim >= 2 and not spared else free).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]

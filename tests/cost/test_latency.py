@@ -98,12 +98,17 @@ def test_the_batch_size_is_what_passes(timer):
     assert set(seen) == {(3, 3, 16, 16)}
 
 
-def test_the_model_is_left_as_it_is(timer):
-    model = build(SMALL, 5).train()
+def test_the_network_is_timed_as_it_is_given(timer):
+    model = build(SMALL, 5).eval()
+    modes = []
+    model.register_forward_hook(lambda module, *_: modes.append(module.training))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     timer.measure(model, 16, seconds=0.0)
-    assert all(part.training for part in model.modules())
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    timer.measure(model.train(), 16, seconds=0.0)
+    assert set(modes[:MIN_PAIRS]) == {False} and set(modes[-MIN_PAIRS:]) == {True}
+    model.eval()
+    timer.measure(model, 16, seconds=0.0)
+    assert list(model.state_dict()) == list(before)  # nothing fused
 
 
 def test_a_timer_leaves_the_random_generator_alone():
