@@ -3,10 +3,13 @@
 import onnxruntime
 import pytest
 import torch
-from forms import cases, deployed, features, make, randomise
+from forms import WIDTH, cases, deployed, features, make, randomise
 from torch import nn
 
 from hybridnas.blocks import BLOCKS
+from hybridnas.blocks.heads import HEADS
+from hybridnas.blocks.stems import STEMS
+from hybridnas.blocks.transitions import TRANSITIONS
 
 
 class Forms(nn.Module):
@@ -21,21 +24,41 @@ class Forms(nn.Module):
         return self.module(x), self.deployed(x)
 
 
-def forms(name, resolution, options):
-    """One block in both forms, after a pass that leaves position biases kept."""
-    module = Forms(randomise(make(name, resolution, depth=1, **options)).eval()).eval()
-    x = features(resolution)
+def in_both_forms(part, x):
+    """The part and what its forms compute; the pass leaves position biases kept."""
+    module = Forms(randomise(part).eval()).eval()
     with torch.no_grad():
-        return module, x, module(x)
+        return module, module(x)
 
 
-@pytest.mark.parametrize(("name", "options"), cases())
-def test_torch_export_gives_the_same_numbers(name, options):
-    module, x, expected = forms(name, 7, options)
+def assert_torch_exports(part, x):
+    module, expected = in_both_forms(part, x)
     program = torch.export.export(module, (x,))
     with torch.no_grad():
         for found, form in zip(program.module()(x), expected, strict=True):
             torch.testing.assert_close(found, form, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "options"), cases())
+def test_torch_export_gives_the_same_numbers(name, options):
+    assert_torch_exports(make(name, 7, depth=1, **options), features(7))
+
+
+@pytest.mark.parametrize("name", STEMS)
+def test_torch_export_of_a_stem(name):
+    assert_torch_exports(STEMS[name](16, 33), torch.randn(2, 3, 33, 33))
+
+
+@pytest.mark.parametrize("name", TRANSITIONS)
+def test_torch_export_of_a_transition(name):
+    width, stride = (WIDTH, 1) if name == "none" else (48, 2)
+    assert_torch_exports(TRANSITIONS[name](WIDTH, width, stride, 7), features(7))
+
+
+@pytest.mark.parametrize("x", [features(4), torch.randn(2, 17, WIDTH)], ids=["map", "tokens"])
+@pytest.mark.parametrize("name", HEADS)
+def test_torch_export_of_a_head(name, x):
+    assert_torch_exports(HEADS[name](WIDTH, 10), x)
 
 
 @pytest.mark.parametrize("name", ["window", "global", "levit", "parallel"])
@@ -63,7 +86,8 @@ FURTHER = [
 
 @pytest.mark.parametrize(("name", "options"), [*((name, {}) for name in BLOCKS), *FURTHER], ids=str)
 def test_onnx_gives_the_same_numbers(name, options):
-    module, x, expected = forms(name, 5, options)
+    x = features(5)
+    module, expected = in_both_forms(make(name, 5, depth=1, **options), x)
     program = torch.onnx.export(module, (x,), dynamo=True, verbose=False)
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
     (image,) = session.get_inputs()
