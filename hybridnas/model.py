@@ -96,7 +96,8 @@ class HybridNet(nn.Module):
     def deploy(self) -> HybridNet:
         """A copy in inference form: eval mode, training branches fused, batch norm folded, no gradients."""
         model = copy.deepcopy(self).eval()
-        fuse(model)
+        with torch.random.fork_rng(devices=[]):  # timm draws weights for the fused convolutions before it sets them
+            fuse(model)
         return model.eval().requires_grad_(False)  # once more: fusing makes new parts
 
 

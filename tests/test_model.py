@@ -138,6 +138,15 @@ def test_deploy_leaves_the_original_as_it_is(architecture, training):
     model.train()(images(architecture)).sum().backward()
 
 
+def test_deploying_draws_no_random_numbers():
+    model = make(COATNET_LIKE)
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    model.deploy()
+    assert torch.equal(torch.rand(4), expected)
+
+
 @ARCHITECTURES
 def test_deploy_is_for_inference(architecture):
     model = make(architecture).deploy()

@@ -136,9 +136,11 @@ class ConvHead(nn.Module):
         else:
             self.conv = ConvNormAct(width, features, 1, act_layer=act_layer)
         self.hidden: nn.Module = nn.Identity()
-        if hidden:
-            norm = nn.LayerNorm(hidden) if hidden_norm else nn.Identity()
-            self.hidden = nn.Sequential(nn.Linear(features, hidden, bias=not hidden_norm), norm, act_layer())
+        if hidden and hidden_norm:
+            self.hidden = nn.Sequential(nn.Linear(features, hidden, bias=False), nn.LayerNorm(hidden), act_layer())
+        elif hidden:  # a convolution, as in timm's MobileNetV3: a linear layer would differ in the last digits
+            as_one_position = nn.Unflatten(1, (features, 1, 1))
+            self.hidden = nn.Sequential(as_one_position, nn.Conv2d(features, hidden, 1), act_layer(), nn.Flatten(1))
         self.fc = nn.Linear(hidden or features, num_classes) if num_classes else nn.Identity()
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:

@@ -130,7 +130,7 @@ SOURCES: dict[str, Source] = {
             *_CONV_STEM,
             (r"^blocks\.6\.0\.conv\.", "head.conv.conv."),
             (r"^blocks\.6\.0\.bn1\.", "head.conv.bn."),
-            (r"^conv_head\.", "head.hidden.0."),
+            (r"^conv_head\.", "head.hidden.1."),
             (r"^classifier\.", "head.fc."),
         ),
     ),
