@@ -77,7 +77,10 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    rows = []
+    rows = {}
+    if arguments.out.is_file():  # rows of other designs are kept
+        with arguments.out.open(newline="") as file:
+            rows = {row["name"]: row for row in csv.DictReader(file)}
     for name in arguments.names:
         theirs = zoo.timm_model(name)
         ours = zoo.from_timm(name, theirs)
@@ -91,11 +94,11 @@ def main() -> None:
             row["train_step_b8"] = ratio(train_step(ours, batch), train_step(theirs, batch), arguments.seconds)
         row = {key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}
         print(*row.values(), sep="  ", flush=True)
-        rows.append(row)
+        rows[name] = row
         with arguments.out.open("w", newline="") as file:
             writer = csv.DictWriter(file, row.keys())
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows(rows.values())
 
 
 if __name__ == "__main__":

@@ -182,12 +182,14 @@ class PreNormBlock(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    """softmax(q k^T / sqrt(D) + bias) v over the last two dimensions, by whichever way is faster.
+    """softmax(q k^T / sqrt(D) + bias) v by whichever way is faster: (B, heads, N, D) each, bias (heads, N, N).
 
-    torch has no fused kernel for values that are wider than the keys, and its own way around is the slower one.
+    torch's fused kernels take no values that are wider than the keys and, on a CPU, no bias that wants a gradient; what
+    it does then is slower than plain products. A bias must have four dimensions, or they refuse it too.
     """
-    if v.shape[-1] == q.shape[-1]:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    learning = bias is not None and q.device.type == "cpu" and torch.is_grad_enabled()
+    if v.shape[-1] == q.shape[-1] and (not learning or torch.compiler.is_compiling()):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.unsqueeze(0))
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     weights: Tensor = (scores if bias is None else scores + bias).softmax(dim=-1)
     return weights @ v
