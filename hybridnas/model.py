@@ -19,6 +19,9 @@ from hybridnas.blocks.stems import STEMS
 from hybridnas.blocks.transitions import TRANSITIONS
 from hybridnas.errors import ArchitectureError
 
+# Far above any network's, and small enough that torch can say the shape of a layer.
+MAX_COUNT = 2**16
+
 
 class HybridStage(nn.Sequential):
     """One stage: its transition, then the body of its block family."""
@@ -94,7 +97,10 @@ class HybridNet(nn.Module):
         return self.forward_head(self.forward_features(x))
 
     def deploy(self) -> HybridNet:
-        """A copy in inference form: eval mode, training branches fused, batch norm folded, no gradients."""
+        """A copy in inference form: eval mode, training branches fused, batch norm folded, no gradients.
+
+        The scores are the same. A head's features, `pre_logits`, are those before a batch norm that was folded.
+        """
         model = copy.deepcopy(self).eval()
         with torch.random.fork_rng(devices=[]):  # timm draws weights for the fused convolutions before it sets them
             fuse(model)
@@ -112,7 +118,7 @@ def make(where: str, table: Mapping[str, type[nn.Module]], name: str, options: O
     Raises:
         ArchitectureError: the table has no such part, or the part has no such option or cannot take these values.
     """
-    if name not in table:
+    if not isinstance(name, str) or name not in table:
         raise ArchitectureError(f"{where}: {name!r} is unknown; known are {', '.join(table)}.")
     known = option_defaults(table[name])
     for option, value in options.items():
@@ -122,6 +128,8 @@ def make(where: str, table: Mapping[str, type[nn.Module]], name: str, options: O
         if not same_kind(value, known[option]):
             wanted = type(known[option]).__name__
             raise ArchitectureError(f"{where}: {name}.{option} must be of type {wanted}, got {value!r}.")
+        if isinstance(value, int) and value > MAX_COUNT:
+            raise ArchitectureError(f"{where}: {name}.{option} must be at most {MAX_COUNT}, got {value}.")
     try:
         return table[name](*args, **options)
     except (ValueError, TypeError, OverflowError, RuntimeError) as error:

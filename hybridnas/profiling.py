@@ -24,7 +24,7 @@ RUNTIMES = ("torch",)
 
 
 def profile_models(
-    models: Mapping[str, Architecture] | Iterable[str],
+    models: Mapping[str, Architecture] | Iterable[str] | str,
     *,
     image_size: int | None = None,
     num_classes: int = 1000,
@@ -58,6 +58,7 @@ def profile_models(
     """
     if runtime not in RUNTIMES:
         raise ConfigError(f"--runtime must be one of {', '.join(RUNTIMES)}, got {runtime!r}.")
+    models = [models] if isinstance(models, str) else models
     target = target or best_device()
     local_device(target)
     named = {**models} if isinstance(models, Mapping) else {name: read_model(name) for name in models}
@@ -65,7 +66,9 @@ def profile_models(
     rows = []
     for name, model in named.items():
         tell(f"measuring {name}")
-        layout, network, size = _network(name, model, image_size, num_classes)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            layout, network, size = _network(name, model, image_size, num_classes)
         try:
             macs = count_macs(network, size)
         except UncountedOperatorError as error:
@@ -84,7 +87,10 @@ def profile_models(
             "runtime": runtime,
         }
         if timer:
-            measured = timer.measure(network, size)
+            try:
+                measured = timer.measure(network, size)
+            except RuntimeError as error:  # memory, most of all
+                raise ConfigError(f"{name} cannot be timed with batch {batch_size}: {first_clause(error)}.") from None
             row["latency_ms_p50"], row["latency_ms_p95"] = measured.p50, measured.p95
             row["throughput"] = 1000 * batch_size / measured.p50
         rows.append(row)
@@ -113,7 +119,7 @@ def _network(
     name: str, architecture: Architecture | None, image_size: int | None, num_classes: int
 ) -> tuple[str | None, nn.Module, int]:
     """Layout, the network in the form that is deployed, and its image size; it has run once at that size."""
-    torch.manual_seed(0)
+    size = image_size or 0
     try:
         if architecture is None:
             network, size = _timm_network(name.removeprefix("timm:"), image_size)
@@ -127,7 +133,8 @@ def _network(
     except UserError as error:
         raise ConfigError(f"{name}: {error}") from None
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise ConfigError(f"{name} cannot run on images of {size} x {size}: {first_clause(error)}.") from None
+        where = f" on images of {size} x {size}" if size else ""
+        raise ConfigError(f"{name} cannot run{where}: {first_clause(error)}.") from None
     return layout, network, size
 
 

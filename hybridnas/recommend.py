@@ -17,8 +17,7 @@ def recommend(
     situation: Annotated[
         str, typer.Option(help="server, backbone, general, mobile, edge, small-data or self-supervised.")
     ],
-    budget_ms: Annotated[float | None, typer.Option(help="Milliseconds that the median may take.", min=0.0)] = None,
-    image_size: Annotated[int | None, typer.Option(help="Pixels a side. Default: each design's own.", min=1)] = None,
+    budget_ms: Annotated[float | None, typer.Option(help="Milliseconds that the median may take.")] = None,
     batch_size: Annotated[int, typer.Option(help="Images a pass.", min=1)] = 1,
     target: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps. Default: the best here.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads. Default: all cores.", min=1)] = None,
@@ -34,7 +33,6 @@ def recommend(
     def measure(names: tuple[str, ...]) -> Mapping[str, float]:
         rows = profile_models(
             names,
-            image_size=image_size,
             batch_size=batch_size,
             target=target,
             threads=threads,

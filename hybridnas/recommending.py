@@ -44,11 +44,10 @@ POINTS_PER_DOUBLING = 1.5
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The answer; `inside_guide` is False where none of the situation's own designs holds the budget."""
+    """The design to start from, and why."""
 
     design: str
     reason: str
-    inside_guide: bool
 
 
 def recommend(situation: str, latency_ms: Mapping[str, float], budget_ms: float | None = None) -> Recommendation:
@@ -68,7 +67,7 @@ def recommend(situation: str, latency_ms: Mapping[str, float], budget_ms: float 
     guide = situation_of(situation)
     own = {name: ms for name, ms in latency_ms.items() if name in guide.designs}
     if budget_ms is None:
-        best = max(own, key=lambda name: _top1(name) - POINTS_PER_DOUBLING * math.log2(own[name]))
+        best = max(own, key=lambda name: zoo.entry(name).top1 - POINTS_PER_DOUBLING * math.log2(own[name]))
         others = len(own) - 1
         reason = (
             "the only design of the guide"
@@ -77,15 +76,15 @@ def recommend(situation: str, latency_ms: Mapping[str, float], budget_ms: float 
                 f"the best of {len(own)} when {POINTS_PER_DOUBLING} points of accuracy are worth a doubling of the time"
             )
         )
-        return Recommendation(best, reason, True)
-    for candidates, inside in ((own, True), (latency_ms, False)):
+        return Recommendation(best, reason)
+    for candidates, whose in (
+        (own, f"the guide's {len(own)}"),
+        (latency_ms, f"the whole zoo, since none of the guide's {len(own)} is"),
+    ):
         within = [name for name, ms in candidates.items() if ms <= budget_ms]
         if within:
-            best = max(within, key=lambda name: (_top1(name), -candidates[name]))
-            where = (
-                f"of the guide's {len(own)}" if inside else f"of the whole zoo, since none of the guide's {len(own)} is"
-            )
-            return Recommendation(best, f"the most accurate within {budget_ms:g} ms {where}", inside)
+            best = max(within, key=lambda name: (zoo.entry(name).top1, -candidates[name]))
+            return Recommendation(best, f"the most accurate within {budget_ms:g} ms of {whose}")
     fastest = min(latency_ms, key=lambda name: latency_ms[name])
     raise BudgetError(
         f"No design of the zoo holds {budget_ms:g} ms here: the fastest, {fastest}, takes "
@@ -105,14 +104,17 @@ def situation_of(name: str) -> Situation:
     return SITUATIONS[name]
 
 
-def _top1(name: str) -> float:
-    return zoo.entry(name).published.top1
-
-
 def measure_and_recommend(
     situation: str, measure: Callable[[tuple[str, ...]], Mapping[str, float]], budget_ms: float | None = None
 ) -> tuple[Recommendation, dict[str, float]]:
-    """The answer and the milliseconds behind it; the rest of the zoo is measured only where the guide has no answer."""
+    """The answer and the milliseconds behind it; the rest of the zoo is measured only where the guide has no answer.
+
+    Raises:
+        ConfigError: no such situation, or a budget that nothing can hold.
+        BudgetError: no design of the zoo holds the budget.
+    """
+    if budget_ms is not None and not budget_ms > 0:
+        raise ConfigError(f"--budget-ms must be greater than 0, got {budget_ms:g}.")
     latency_ms = dict(measure(situation_of(situation).designs))
     if budget_ms is not None and min(latency_ms.values()) > budget_ms:
         latency_ms |= measure(tuple(name for name in zoo.names() if name not in latency_ms))

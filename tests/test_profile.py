@@ -95,6 +95,8 @@ def test_all_ranks_the_zoo(capsys, monkeypatch):
         (["levit_128", "--runtime", "tensorrt"], "--runtime must be one of torch, got 'tensorrt'"),
         (["timm:inception_v3", "--image-size", "10"], "timm:inception_v3 cannot run on images of 10 x 10"),
         (["levit_128", "--batch-size", "0"], "--batch-size"),
+        (["timm:resnet18.nope", "--no-latency"], "timm:resnet18.nope cannot run"),
+        (["mobilenetv3_large_100", "--batch-size", "1000000000"], "cannot be timed with batch 1000000000"),
     ],
 )
 def test_a_mistake_is_one_sentence(capsys, arguments, named):
@@ -138,13 +140,13 @@ def test_a_situation_names_designs_and_a_space_that_exist(situation):
 @pytest.mark.parametrize("situation", SITUATIONS)
 def test_the_answer_is_a_design_of_the_guide_if_one_holds_the_budget(situation):
     latency_ms = {name: 10.0 + i for i, name in enumerate(SITUATIONS[situation].designs)}
-    best = max(latency_ms, key=lambda name: zoo.entry(name).published.top1)
+    best = max(latency_ms, key=lambda name: zoo.entry(name).top1)
     answer = recommend(situation, latency_ms, budget_ms=100)
-    assert (answer.design, answer.inside_guide) == (best, True)
+    assert answer.design == best and "of the guide's" in answer.reason
 
 
 def test_other_latencies_change_the_answer():
-    # Published: fastvit_t8 75.6, mobilevit_s 78.4, fastvit_sa12 80.6.
+    # timm's weights: fastvit_t8 76.2, mobilevit_s 78.3, fastvit_sa12 80.8.
     here = {"mobilevit_s": 20.0, "fastvit_t8": 5.0, "fastvit_sa12": 30.0}
     there = {"mobilevit_s": 30.0, "fastvit_t8": 5.0, "fastvit_sa12": 20.0}
     assert recommend("mobile", here, budget_ms=25).design == "mobilevit_s"
@@ -154,15 +156,15 @@ def test_other_latencies_change_the_answer():
 
 def test_without_a_budget_accuracy_counts_against_time():
     assert recommend("mobile", {"fastvit_t8": 10.0, "fastvit_sa12": 12.0}).design == "fastvit_sa12"
-    # Five points are worth 3.3 doublings at 1.5 points each.
-    assert recommend("mobile", {"fastvit_t8": 10.0, "fastvit_sa12": 90.0}).design == "fastvit_sa12"
-    assert recommend("mobile", {"fastvit_t8": 10.0, "fastvit_sa12": 110.0}).design == "fastvit_t8"
+    # 4.66 points are worth 3.1 doublings at 1.5 points each: 8.6 times the time.
+    assert recommend("mobile", {"fastvit_t8": 10.0, "fastvit_sa12": 84.0}).design == "fastvit_sa12"
+    assert recommend("mobile", {"fastvit_t8": 10.0, "fastvit_sa12": 88.0}).design == "fastvit_t8"
 
 
 def test_where_the_guide_is_too_slow_the_zoo_answers():
     latency_ms = {"efficientformer_l1": 50.0, "edgevit_xxs": 40.0, "levit_128": 9.0, "mobilenetv2_100": 8.0}
     answer = recommend("edge", latency_ms, budget_ms=10)
-    assert (answer.design, answer.inside_guide) == ("levit_128", False)
+    assert answer.design == "levit_128" and "of the whole zoo" in answer.reason
 
 
 def test_nothing_holds_the_budget():
@@ -203,7 +205,7 @@ def test_exit_code_3_where_nothing_holds(capsys, monkeypatch):
     assert "No design of the zoo holds 10 ms here" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["--situation", "desk"], [], ["--situation", "edge", "--budget-ms", "-1"]])
+@pytest.mark.parametrize("arguments", [["--situation", "desk"], [], ["--situation", "edge", "--budget-ms", "0"]])
 def test_a_mistake_of_recommend_is_one_sentence(capsys, arguments):
     assert exit_code(recommend_app, arguments) == 2
     captured = capsys.readouterr()

@@ -189,7 +189,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     """
     learning = bias is not None and q.device.type == "cpu" and torch.is_grad_enabled()
     if v.shape[-1] == q.shape[-1] and (not learning or torch.compiler.is_compiling()):
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.unsqueeze(0))
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.unsqueeze(0))
+        # Kernels leave the result in different layouts; an exported graph must not count on that of one.
+        return out.contiguous() if torch.compiler.is_compiling() else out
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     weights: Tensor = (scores if bias is None else scores + bias).softmax(dim=-1)
     return weights @ v

@@ -15,7 +15,15 @@ from timm.models.fastvit import AttentionBlock, RepConditionalPosEnc
 from torch import Tensor, nn
 
 from hybridnas.blocks.attention import PreNormBlock, SelfAttention, check_heads, distance_bias, relative_bias
-from hybridnas.blocks.options import LAYER_SCALE_INIT, check_count, check_expand, check_one_of, check_ratio, rates_for
+from hybridnas.blocks.options import (
+    LAYER_SCALE_INIT,
+    check_count,
+    check_eps,
+    check_expand,
+    check_one_of,
+    check_ratio,
+    rates_for,
+)
 
 FASTVIT_HEAD_DIM = 32
 POSITIONS = ("relative", "distance", "conv", "none")
@@ -70,6 +78,7 @@ class GlobalAttention(nn.Module):
             position=position,
             num_heads=num_heads,
             value_ratio=value_ratio,
+            eps=eps,
             class_token=class_token,
             fastvit=fastvit,
         )
@@ -107,6 +116,7 @@ class GlobalAttention(nn.Module):
         position: str,
         num_heads: int,
         value_ratio: float,
+        eps: float,
         class_token: bool,
         fastvit: bool,
         **_: object,
@@ -117,6 +127,7 @@ class GlobalAttention(nn.Module):
         check_count("num_heads", num_heads, least=0)
         check_count("head_dim", head_dim)
         check_ratio("value_ratio", value_ratio, of=head_dim)
+        check_eps(eps)
         if not num_heads:
             check_heads(width, head_dim)
         if fastvit and head_dim != FASTVIT_HEAD_DIM:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hybridnas.blocks.fold import fold_into_next
-from hybridnas.blocks.options import check_act, check_count, check_one_of
+from hybridnas.blocks.options import check_act, check_count, check_eps, check_one_of
 
 NORMS = ("layer", "layer_before", "batch", "batch_before", "none")
 
@@ -51,6 +51,7 @@ class LinearHead(nn.Module):
         super().__init__()
         check_one_of("norm", norm, NORMS)
         check_count("classifiers", classifiers)
+        check_eps(eps)
         if classifiers > 1 and not num_classes:
             classifiers = 1
         self.layer_before = norm == "layer_before"
@@ -60,7 +61,8 @@ class LinearHead(nn.Module):
         elif norm == "batch_before":
             self.norm = nn.BatchNorm2d(width, eps=eps)
         self.norms = nn.ModuleList(
-            nn.BatchNorm1d(width, eps=eps) if norm == "batch" else nn.Identity() for _ in range(classifiers)
+            nn.BatchNorm1d(width, eps=eps) if norm == "batch" and num_classes else nn.Identity()
+            for _ in range(classifiers)
         )
         self.classifiers = nn.ModuleList(
             nn.Linear(width, num_classes) if num_classes else nn.Identity() for _ in range(classifiers)

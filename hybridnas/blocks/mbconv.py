@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from timm.layers import get_act_layer
+from timm.layers import get_act_layer, make_divisible
 from timm.models import efficientvit_mit
 from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual, SqueezeExcite
 from timm.models._efficientnet_builder import round_channels
@@ -35,7 +35,7 @@ def inverted_residual(
     drop_path: float = 0.0,
 ) -> nn.Module:
     """One block, (B, in_width, H, W) -> (B, width, ceil(H / stride), ceil(W / stride)); `MBConv` tells the options."""
-    check_inverted_residual(stride, kernel=kernel, expand=expand, se=se, act=act, style=style)
+    check_inverted_residual(in_width, stride, kernel=kernel, expand=expand, se=se, act=act, style=style)
     if style.startswith("coatnet"):
         return _pre_norm(in_width, width, stride, kernel, expand, se, act, style, drop_path)
     if style == "efficientvit":
@@ -54,7 +54,9 @@ def inverted_residual(
     return block
 
 
-def check_inverted_residual(stride: int, *, kernel: int, expand: float, se: bool, act: str, style: str) -> None:
+def check_inverted_residual(
+    in_width: int, stride: int, *, kernel: int, expand: float, se: bool, act: str, style: str
+) -> None:
     """Refuse what cannot be built."""
     check_kernel(kernel)
     check_expand(expand)
@@ -62,6 +64,8 @@ def check_inverted_residual(stride: int, *, kernel: int, expand: float, se: bool
     check_one_of("style", style, STYLES)
     if style == "efficientvit" and (se or stride == 1):
         raise ValueError("style efficientvit is for strided blocks without se")
+    if se and round(make_divisible(in_width * expand) * 0.25 / expand) < 1:
+        raise ValueError(f"se squeezes to a quarter of the width, which leaves no channel of {in_width}")
 
 
 def fewer_norms(in_width: int, width: int, *, stride: int = 1, kernel: int = 3, expand: float, act: str) -> nn.Module:
@@ -133,7 +137,7 @@ class MBConv(nn.Sequential):
         resolution: H = W.
         drop_path: One rate a block.
         kernel: Of the depthwise convolution.
-        expand: Inner width over the width that comes in; 1 leaves the expansion out.
+        expand: Inner width over the width that comes in, rounded to a multiple of 8; 1 leaves the expansion out.
         se: Squeeze-excite, with a quarter of the block's input width.
         act: The activation, by timm's name.
         style: Compat. `mobilenetv3`: squeeze-excite with a quarter of the inner width and a hard sigmoid.
@@ -179,4 +183,4 @@ class MBConv(nn.Sequential):
         width: int, resolution: int, *, kernel: int, expand: float, se: bool, act: str, style: str, **_: object
     ) -> None:
         """Refuse what cannot be built."""
-        check_inverted_residual(1, kernel=kernel, expand=expand, se=se, act=act, style=style)
+        check_inverted_residual(width, 1, kernel=kernel, expand=expand, se=se, act=act, style=style)

@@ -37,6 +37,12 @@ def check_count(name: str, count: int, least: int = 1) -> None:
         raise ValueError(f"{name} must be at least {least}, got {count}")
 
 
+def check_eps(eps: float) -> None:
+    """What keeps a norm from dividing by zero is a positive number."""
+    if not (eps > 0 and math.isfinite(eps)):
+        raise ValueError(f"eps must be a positive number, got {eps}")
+
+
 def check_one_of(name: str, value: str, allowed: Sequence[str]) -> None:
     """A word is one of a few."""
     if value not in allowed:

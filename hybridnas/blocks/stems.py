@@ -14,7 +14,7 @@ from timm.layers import ConvNormAct, LayerNorm2d, get_act_layer, trunc_normal_
 from timm.models.fastvit import convolutional_stem
 from torch import Tensor, nn
 
-from hybridnas.blocks.options import check_act, check_count
+from hybridnas.blocks.options import check_act, check_count, check_eps
 from hybridnas.blocks.pad import PadTo
 
 
@@ -136,6 +136,7 @@ class PatchStem(nn.Module):
     def __init__(
         self, width: int, image_size: int, *, norm: bool = True, position: bool = False, eps: float = 1e-6
     ) -> None:
+        check_eps(eps)
         super().__init__()
         self.pad = PadTo(self.stride)
         self.proj = nn.Conv2d(3, width, self.stride, stride=self.stride)

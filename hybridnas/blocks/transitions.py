@@ -120,7 +120,7 @@ class MBConvTransition(nn.Sequential):
         **_: object,
     ) -> None:
         """Refuse what cannot be built."""
-        check_inverted_residual(stride, kernel=kernel, expand=expand, se=se, act=act, style=style)
+        check_inverted_residual(in_width, stride, kernel=kernel, expand=expand, se=se, act=act, style=style)
 
 
 class BottleneckTransition(nn.Sequential):

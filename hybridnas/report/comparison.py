@@ -48,11 +48,11 @@ def recommendation_table(
     table.add_column("p50 ms here", justify="right")
     table.add_column("")
     for name in sorted(latency_ms, key=lambda name: latency_ms[name]):
-        published = zoo.entry(name).published
+        entry = zoo.entry(name)
         over = budget_ms is not None and latency_ms[name] > budget_ms
         mark = "<- start here" if name == answer.design else "over the budget" if over else ""
         style = "bold green" if name == answer.design else "dim" if over else ""
-        table.add_row(name, f"{published.top1:.1f}", published.trained_on, f"{latency_ms[name]:.4g}", mark, style=style)
+        table.add_row(name, f"{entry.top1:.1f}", entry.trained_on, f"{latency_ms[name]:.4g}", mark, style=style)
     return table
 
 

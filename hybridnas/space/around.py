@@ -29,6 +29,16 @@ KIN = (
     ("global", "levit"),
     ("lgl", "parallel"),
     ("mobilevit", "parallel"),
+    ("mobilevit", "global"),
+    ("window", "parallel"),
+    # From convolution to attention, where designs of the literature stand on both sides: CoAtNet, BoTNet, FastViT,
+    # EfficientFormer, EfficientViT; and ConvNeXt is Swin with its windows made convolutions.
+    ("mbconv", "global"),
+    ("bottleneck", "global"),
+    ("repmixer", "global"),
+    ("pool", "global"),
+    ("mbconv", "linear"),
+    ("convnext", "window"),
 )
 
 # 56 x 56: beyond it the attention matrix alone is 40 MB a head, and no design of the literature goes there.
@@ -40,8 +50,9 @@ MAX_COMBINATIONS = 36
 def around(name: str, architecture: Architecture) -> SearchSpace:
     """The neighbours of a design: a space that holds `architecture` and whose every sample can be built.
 
-    Image size, stem, transitions and head stay. Depths move by one block, widths by about a quarter to a multiple of
-    8 that the design's own parts can take, families to their `KIN`, options to the next number; compat options stay.
+    Image size, stem, transitions and head stay, but for the stem's width where the first stage keeps that. Depths move
+    by one block, widths by about a quarter to a multiple of 8 that the design's own parts can take, families to their
+    `KIN`, options to the next number; compat options stay.
     The space's `text` is YAML like any other space's.
 
     Raises:
@@ -50,10 +61,12 @@ def around(name: str, architecture: Architecture) -> SearchSpace:
     with torch.device("meta"):
         build(architecture)
     stem, head = architecture.stem, architecture.head
+    stages = without_nothing(architecture.stages)
+    stem_widths, *widths = _widths(architecture, stages)
     content: dict[str, Any] = {
         "image_size": architecture.image_size,
-        "stem": {"type": stem.type, "width": stem.width},
-        "stages": _stages(architecture),
+        "stem": {"type": stem.type, "width": list(stem_widths)},
+        "stages": _stages(architecture, stages, widths),
         "head": head.type,
     }
     if stem.options:
@@ -65,11 +78,12 @@ def around(name: str, architecture: Architecture) -> SearchSpace:
     return SearchSpace.parse(f"# One step around {label}.\n{text}", name=f"around_{label}", file=f"around {label}")
 
 
-def _stages(architecture: Architecture) -> list[dict[str, Any]]:
-    stages = without_nothing(architecture.stages)
+def _stages(
+    architecture: Architecture, stages: Sequence[Stage], all_widths: Sequence[Sequence[int]]
+) -> list[dict[str, Any]]:
     resolution = stem_resolution(architecture.image_size, architecture.stem.type)
     content = []
-    for stage, widths in zip(stages, _widths(architecture, stages), strict=True):
+    for stage, widths in zip(stages, all_widths, strict=True):
         resolution = math.ceil(resolution / stage.transition.stride)
         blocks = _families(stage, widths, resolution)
         said: dict[str, Any] = {
@@ -90,25 +104,38 @@ def _stages(architecture: Architecture) -> list[dict[str, Any]]:
 
 
 def _widths(architecture: Architecture, stages: Sequence[Stage]) -> list[list[int]]:
-    """The widths of each stage: its own, and one below and above that its neighbours in the design can take too."""
-    resolutions = [stem_resolution(architecture.image_size, architecture.stem.type)]
+    """The widths of the stem, then of each stage: its own, and one below and one above that its neighbours can take.
+
+    Stages with transition `none` have the width that arrives. The stem's moves where such a stage is the first.
+    """
+    stem, head = architecture.stem, architecture.head
+    resolutions = [stem_resolution(architecture.image_size, stem.type)]
     for stage in stages:
         resolutions.append(math.ceil(resolutions[-1] / stage.transition.stride))
-    arriving = [architecture.stem.width]
-    found: list[list[int]] = []
-    for i, stage in enumerate(stages):
-        if stage.transition.type != "none":  # which keeps the width that arrives
-            rest = range(i + 1, len(stages))
-            end = next((k for k in rest if stages[k].transition.type != "none"), len(stages))
+    keeps = [stage.transition.type == "none" for stage in stages]
 
-            def fits(width: int, i: int = i, end: int = end, arriving: Sequence[int] = tuple(arriving)) -> bool:
+    def rest_fits(first: int, width: int) -> bool:
+        """Whether the stages from `first` on that keep the width, and the joint or head after them, can take it."""
+        end = next((k for k in range(first, len(stages)) if not keeps[k]), len(stages))
+        problems = [_body_problem(stages[k], width, resolutions[k + 1]) for k in range(first, end)]
+        if end < len(stages):
+            problems.append(_joint_problem(stages[end], width, stages[end].width, resolutions[end]))
+        else:
+            problems.append(problem("heads", head.type, head.options, width))
+        return not any(problems)
+
+    def stem_fits(width: int) -> bool:
+        return not problem("stems", stem.type, stem.options, width, architecture.image_size) and rest_fits(0, width)
+
+    arriving = _near(stem.width, stem_fits) if keeps[0] else [stem.width]
+    found = [arriving]
+    for i, stage in enumerate(stages):
+        if not keeps[i]:
+
+            def fits(width: int, i: int = i, arriving: Sequence[int] = tuple(arriving)) -> bool:
                 into = [_joint_problem(stages[i], before, width, resolutions[i]) for before in arriving]
-                inside = [_body_problem(stages[k], width, resolutions[k + 1]) for k in range(i, end)]
-                if end < len(stages):
-                    out = _joint_problem(stages[end], width, stages[end].width, resolutions[end])
-                else:
-                    out = problem("heads", architecture.head.type, architecture.head.options, width)
-                return not any((*into, *inside, out))
+                inside = _body_problem(stages[i], width, resolutions[i + 1])
+                return not any((*into, inside)) and rest_fits(i + 1, width)
 
             arriving = _near(stage.width, fits)
         found.append(arriving)

@@ -7,12 +7,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hybridnas import zoo
 from hybridnas.architecture import Value
 from hybridnas.blocks import BLOCKS, compat_options, option_defaults
 from hybridnas.blocks.heads import HEADS
 from hybridnas.blocks.stems import STEMS
 from hybridnas.blocks.transitions import TRANSITIONS
-from hybridnas.model import same_kind
+from hybridnas.model import MAX_COUNT, same_kind
 from hybridnas.space.file import SpaceFile, StageSpace
 from hybridnas.space.parts import TABLES, combinations, problem
 from hybridnas.space.points import RULES, legal_blocks, stem_resolution, strides
@@ -33,6 +34,13 @@ def check_names(file: SpaceFile, source: Source) -> None:
         _check_once(("stem", name), getattr(file.stem, name), source)
     for i, stage in enumerate(file.stages):
         _check_stage(("stages", i), stage, source)
+    for i, stage in enumerate(file.stages[:-1]):
+        for block in stage.block:
+            if True in file.options("blocks", block, stage).get("class_token", []):
+                raise source.error(("stages", i, "block"), f"holds {block} with a class_token, which only the last can")
+    for name in file.holds:
+        if name not in zoo.names():
+            raise source.error(("holds",), f"names {name!r}, which is unknown", zoo.names())
     if all(stage.can_be_nothing for stage in file.stages):
         raise source.error(("stages",), "can all be left out (transition none, depth 0); one of them must stay")
     for section, table in TABLES.items():
@@ -76,6 +84,8 @@ def _check_options(
                 if not same_kind(value, defaults[option]):
                     kind = type(defaults[option]).__name__
                     raise source.error(here, f"holds {value}; each value must be of type {kind}")
+                if isinstance(value, int) and value > MAX_COUNT:
+                    raise source.error(here, f"holds {value}; each value must be at most {MAX_COUNT}")
             _check_once(here, values, source)
             if option in compat and len(values) > 1:
                 raise source.error(here, "is a compat option: it can be fixed, not searched")

@@ -7,9 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from hybridnas.architecture import Value
-
-# Far above any network's, and small enough that torch can say the shape of a layer.
-MAX_COUNT = 2**16
+from hybridnas.model import MAX_COUNT
 
 
 def _one_or_more(value: Any) -> Any:

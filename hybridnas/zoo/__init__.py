@@ -57,6 +57,16 @@ class Entry(BaseModel):
     remark: str = ""
     architecture: dict[str, Any]
 
+    @property
+    def top1(self) -> float:
+        """Top-1 to compare designs by: of timm's weights, all evaluated alike; where there are none the source's."""
+        return self.published.top1 if self.timm is None or self.timm.top1 is None else self.timm.top1
+
+    @property
+    def trained_on(self) -> str:
+        """What the weights that reach `top1` were trained on."""
+        return self.published.trained_on if self.timm is None else self.timm.trained_on
+
 
 def names() -> tuple[str, ...]:
     """The names of all designs, sorted."""
@@ -112,6 +122,9 @@ def from_timm(name: str, timm_model: nn.Module) -> HybridNet:
     from hybridnas.model import build
     from hybridnas.zoo.weights import copy_weights
 
+    theirs = (getattr(timm_model, "pretrained_cfg", None) or {}).get("architecture", name)
+    if theirs != name:  # some differ in nothing that a weight shows, such as padding
+        raise ZooError(f"{name}: the model is timm's {theirs}.")
     model = build(load(name), num_classes=int(getattr(timm_model, "num_classes", 1000)))
     try:
         copy_weights(timm_model, model)
@@ -150,7 +163,8 @@ def pretrained(name: str, file: str | Path | None = None) -> HybridNet:
     """
     from hybridnas.zoo.weights import read_weights
 
-    entry(name)  # an unknown name before anything else
+    if entry(name).timm is None:
+        raise ZooError(f"timm has no model {name}, and so no weights for it.")
     if file is not None:
         options = read_weights(name, Path(file))
         problem = f"{file} holds no weights of {name}"

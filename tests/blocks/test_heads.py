@@ -78,10 +78,8 @@ def test_without_classes_a_head_ends_in_what_its_classifier_would_get(name, opti
     with torch.no_grad():
         features = without(x)
         if name == "linear":
-            scores = module.classifiers[0](features)
-            if options["classifiers"] == 2:
-                second = module.norms[1](module(x, pre_logits=True))
-                scores = (scores + module.classifiers[1](second)) / 2
+            pairs = zip(module.norms, module.classifiers, strict=True)
+            scores = torch.stack([layer(norm(features)) for norm, layer in pairs]).mean(0)
         else:
             scores = module.fc(features)
         torch.testing.assert_close(module(x), scores)

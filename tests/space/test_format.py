@@ -105,7 +105,29 @@ def test_a_stage_that_does_nothing_is_left_out():
 
 def test_the_designs_that_a_space_holds():
     assert parse(GOOD).holds == ()
-    assert parse(GOOD + "holds: [coatnet_0, swin_tiny]\n").holds == ("coatnet_0", "swin_tiny")
+    assert parse(GOOD + "holds: [resnet50, levit_128]\n").holds == ("resnet50", "levit_128")
+    with pytest.raises(SpaceError, match=r"line \d+: holds names 'coatnet_0', which is unknown"):
+        parse(GOOD + "holds: [coatnet_0]\n")
+
+
+def test_a_class_token_is_for_the_last_stage():
+    text = """
+image_size: 32
+stem: {type: patch4, width: 32}
+stages:
+  - {transition: none, block: BLOCK, depth: 1, width: 32}
+  - {transition: none, block: [global], depth: 1, width: 32}
+blocks:
+  global: {position: none, class_token: true}
+"""
+    assert parse(text.replace("BLOCK", "convnext")).size == 1
+    with pytest.raises(SpaceError, match=r"stages\[0\].block holds global with a class_token"):
+        parse(text.replace("BLOCK", "[convnext, global]"))
+
+
+def test_numbers_are_bounded():
+    with pytest.raises(SpaceError, match=r"heads.linear.classifiers holds 10000000000; each value must be at most"):
+        parse(GOOD + "heads: {linear: {classifiers: [1, 10000000000]}}\n")
 
 
 def test_a_fixed_compat_option_goes_into_every_sample(monkeypatch):
