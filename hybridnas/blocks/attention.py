@@ -190,8 +190,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     learning = bias is not None and q.device.type == "cpu" and torch.is_grad_enabled()
     if v.shape[-1] == q.shape[-1] and (not learning or torch.compiler.is_compiling()):
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.unsqueeze(0))
-        # Kernels leave the result in different layouts; an exported graph must not count on that of one.
-        return out.contiguous() if torch.compiler.is_compiling() else out
+        # Kernels leave the result in different layouts; a graph must not count on that of the one it was traced with.
+        return out.clone(memory_format=torch.contiguous_format) if torch.compiler.is_compiling() else out
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     weights: Tensor = (scores if bias is None else scores + bias).softmax(dim=-1)
     return weights @ v

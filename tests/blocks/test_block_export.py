@@ -78,6 +78,8 @@ def test_an_exported_network_holds_the_table_not_what_was_kept(name):
 # Where no family's defaults go: padding and masks, resizing, a token ahead of the map, wide values.
 FURTHER = [
     ("window", {"window": 4}),
+    ("window", {"window": 4, "head_dim": 8}),
+    ("global", {"head_dim": 8}),
     ("mobilevit", {"patch": 4, "inner_depth": 1}),
     ("global", {"position": "conv", "class_token": True}),
     ("global", {"position": "distance", "num_heads": 3, "value_ratio": 4}),

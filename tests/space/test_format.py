@@ -126,8 +126,15 @@ blocks:
 
 
 def test_numbers_are_bounded():
-    with pytest.raises(SpaceError, match=r"heads.linear.classifiers holds 10000000000; each value must be at most"):
-        parse(GOOD + "heads: {linear: {classifiers: [1, 10000000000]}}\n")
+    text = """
+image_size: 32
+stem: {type: patch4, width: 32}
+stages: [{transition: none, block: convnext, depth: 1, width: 32}]
+heads:
+  linear: {classifiers: [1, 10000000000]}
+"""
+    with pytest.raises(SpaceError, match=r"line 6: heads.linear.classifiers holds 10000000000; each value must be at"):
+        parse(text)
 
 
 def test_a_fixed_compat_option_goes_into_every_sample(monkeypatch):
