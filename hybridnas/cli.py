@@ -14,6 +14,11 @@ from hybridnas.errors import BudgetError, UserError
 
 STOPPED = 130
 
+#: Of flags that several commands have.
+TARGET_HELP = "What is timed: cpu, cuda, cuda:N, mps, ssh://user@host[:port] or 'command:PROGRAM {model}'."
+RUNTIME_HELP = "What runs the network there: torch, compile, cudagraphs, onnxruntime, openvino, tensorrt."
+PRECISION_HELP = "fp32, fp16, bf16 or int8, where runtime and device have it."
+
 
 def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code."""

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from hybridnas.errors import ConfigError
 
@@ -47,7 +47,7 @@ class SearchConfig(BaseModel):
     space: str | None = None
     around: str | None = None
     data: str = "synthetic"
-    budget_ms: Positive | None = None
+    budget_ms: Positive | tuple[Positive, ...] | None = None
     budget_macs: Positive | None = None
     budget_params: Positive | None = None
     trials: Count | None = None
@@ -58,11 +58,33 @@ class SearchConfig(BaseModel):
     train_images: Count = 4000
     flip: bool = False
     device: str | None = None
-    target: str | None = None
+    target: str | tuple[str, ...] | None = None
+    runtime: str = "torch"
+    precision: str = "fp32"
     latency_batch_size: Count = 1
     threads: Count | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     out: Path | None = None
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """What is timed; empty for the best device here."""
+        return (self.target,) if isinstance(self.target, str) else self.target or ()
+
+    def budget_on(self, i: int) -> float | None:
+        """The bound in milliseconds for target `i`, counted from 0."""
+        return self.budget_ms[i] if isinstance(self.budget_ms, tuple) else self.budget_ms
+
+    @model_validator(mode="after")
+    def _one_budget_a_target(self) -> SearchConfig:
+        if len(set(self.targets)) < len(self.targets):
+            raise ValueError("target: names a device twice")
+        if isinstance(self.budget_ms, tuple) and len(self.budget_ms) != len(self.targets):
+            raise ValueError(
+                f"budget-ms: give one for all, or one for each of the {len(self.targets)} targets, got "
+                f"{len(self.budget_ms)}"
+            )
+        return self
 
     @classmethod
     def checked(cls, **fields: Any) -> SearchConfig:
@@ -71,8 +93,10 @@ class SearchConfig(BaseModel):
             return cls(**fields)
         except ValidationError as error:
             first = error.errors()[0]
-            flag = "--" + str(first["loc"][0]).replace("_", "-")
             problem = first["msg"].removeprefix("Value error, ")
+            # What concerns two flags names the one to change itself.
+            name, problem = (first["loc"][0], problem) if first["loc"] else problem.split(": ", 1)
+            flag = "--" + str(name).replace("_", "-")
             shown = "" if "got" in problem else f", got {first['input']}"
             raise ConfigError(f"{flag}: {problem[0].lower()}{problem[1:]}{shown}.") from None
 

@@ -8,7 +8,9 @@
     - ConfigError          a flag, or flags that do not go together
     - ZooError             a name that the zoo does not have, or weights that cannot be had or do not fit
     - RunError             a run folder that cannot be read or continued
+    - TargetError          a device that cannot be reached, or stopped answering; nothing that finished is lost
   * BudgetError            no design holds the budget; commands exit with 3
+  * CannotRun              one network, or part of one, that a runtime cannot run; its trial is marked failed
   * TrainingFailed         one training run ended without an accuracy; its trial is marked failed
   * OutOfTime              one training run would not end before the deadline; its trial is dropped
 """
@@ -46,8 +48,16 @@ class RunError(UserError):
     """A run folder that cannot be read or continued."""
 
 
+class TargetError(UserError):
+    """A device that cannot be reached, or that stopped answering."""
+
+
 class BudgetError(HybridNasError):
     """No design of the space holds the budget."""
+
+
+class CannotRun(HybridNasError):  # noqa: N818
+    """A network, or a part of one, that a runtime cannot run on a device; the message is the reason."""
 
 
 class TrainingFailed(HybridNasError):  # noqa: N818 (the domain's word for it)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -18,12 +19,16 @@ from rich.console import Console
 from hybridnas import zoo
 from hybridnas.architecture import Architecture
 from hybridnas.config import DEFAULT_SECONDS, SearchConfig
-from hybridnas.cost.latency import Timer, available_cores, best_device, local_device
-from hybridnas.cost.measure import Budget
+from hybridnas.cost.latency import Latency, Timer, available_cores
+from hybridnas.cost.measure import Budget, Costing, timed
+from hybridnas.cost.runtimes import Setting
+from hybridnas.cost.table import Table
+from hybridnas.cost.targets import best_device, local_device
 from hybridnas.data.dataset import Dataset
 from hybridnas.data.sources import open_source
-from hybridnas.errors import ConfigError, RunError
+from hybridnas.errors import BudgetError, ConfigError, RunError, TargetError
 from hybridnas.export.bundle import export_bundle
+from hybridnas.export.onnx import FILE, export_onnx
 from hybridnas.files import write_atomic
 from hybridnas.proxy.training import DEFAULT_EPOCHS, Recipe, Trainer
 from hybridnas.report.figures import draw_pareto
@@ -32,12 +37,17 @@ from hybridnas.report.tables import front_table, summary
 from hybridnas.space import SearchSpace
 from hybridnas.space.around import around
 from hybridnas.study.confirm import LONGER, Confirmed, confirm
-from hybridnas.study.loop import Search
-from hybridnas.study.run import Run
+from hybridnas.study.loop import Search, over_budget
+from hybridnas.study.run import Run, load_network
 
-#: Of the allowed time, what is kept for confirming; and the seconds that export and drawing take.
+#: Of the allowed time, what is kept for confirming; and the seconds that exporting, timing what was exported and
+#: drawing take, with an ONNX file and without.
 CONFIRM_SHARE = 0.2
-FINISH_S = 8.0
+FINISH_S, FINISH_ONNX_S = 12.0, 30.0
+
+#: How long an exported file is timed, and by what share a machine may have become slower or faster without a warning.
+FINAL_S = 4.0
+DRIFT = 0.1
 
 #: The largest image side that the space for small images is meant for.
 TINY_LIMIT = 64
@@ -79,20 +89,13 @@ def run_search(
         + (f", {len(designs)} published designs" if designs else "")
     )
 
-    timer = _timer(config, folder / "environment.json" if resume else None)
-    if (slowdown := timer.slowdown_by_threads()) > 1.5:
-        console.print(
-            f"warning: the machine is busy: {timer.threads} threads are {slowdown:.1f} times slower than one. "
-            "Latencies will be too high; free its cores, or start with --threads 1.",
-            style="bold",
-        )
+    timers = _timers(config, folder / "environment.json" if resume else None, console)
     budget = Budget(config.budget_ms, config.budget_macs, config.budget_params)
-    console.print(
-        f"target {timer.target}, threads {timer.threads}, batch {timer.batch_size}; budget {budget}; "
-        f"training on {device}"
-    )
+    for timer in timers:
+        console.print(f"target {_about_timer(timer)}", soft_wrap=True)
+    console.print(f"budget {budget}; training on {device}")
     if not resume:
-        _begin(folder, config, space, timer, dataset)
+        _begin(folder, config, space, timers, dataset)
     elif json.loads((folder / "environment.json").read_bytes())["data_fingerprint"] != dataset.fingerprint():
         raise RunError(f"--data {config.data} is not what it was when {folder} began; put it back to go on.")
     console.print(f"run    {folder}", soft_wrap=True)
@@ -100,23 +103,33 @@ def run_search(
     trainer = Trainer(dataset, device, threads=available_cores())
     assert config.epochs and config.batch_size
     recipe = Recipe(epochs=config.epochs, batch_size=config.batch_size, flip=config.flip)
+    costing = Costing(timers, dataset.num_classes, Table())
     end = started + config.time if config.time else float("inf")
-    reserve = FINISH_S + (CONFIRM_SHARE * config.time if config.time else 0.0)
+    finish = FINISH_ONNX_S if timers[0].setting.takes_file else FINISH_S
+    reserve = finish + (CONFIRM_SHARE * config.time if config.time else 0.0)
 
     with SearchDisplay(console, config, started) as display:
-        search = Search(folder, space, budget, timer, trainer, recipe, config.seed, display.update, designs)
+        search = Search(folder, space, budget, costing, trainer, recipe, config.seed, display.update, designs)
         before = len(search.records)
         with _drawn_if_stopped(folder):
             search.run(trials=config.trials, seconds_left=lambda: end - reserve - time.monotonic())
             if not any(record.status == "complete" for record in search.records):
                 raise _nothing_trained(search, config)
             if len(search.records) > before or not (folder / "result.json").is_file():
-                confirmed = confirm(search, lambda: end - FINISH_S - time.monotonic(), display.say)
-                _finish(folder, confirmed, trainer, search)
+                _finish(folder, search, lambda: end - finish - time.monotonic(), display.say)
     run = Run.load(folder)
     draw_pareto(run, folder / "pareto.png")
     console.print(front_table(run))
     console.print(summary(run), highlight=False)
+    for timer in timers:
+        drift = timer.drift() - 1
+        if abs(drift) > DRIFT:
+            how = f"{abs(drift):.0%} {'slower' if drift > 0 else 'faster'}"
+            console.print(
+                f"warning: {timer.target} is {how} now than when the run began. Milliseconds are meant at the speed "
+                f"of then: its reference network in {timer.reference_ms:.3g} ms.",
+                style="bold",
+            )
     console.print(f"Written: {folder}/best (model.py loads it), trials.csv, pareto.csv, pareto.png", highlight=False)
     return run
 
@@ -141,7 +154,12 @@ def _open(config: SearchConfig, *, resume: bool) -> tuple[SearchConfig, Path]:
 
 
 def _resolved(config: SearchConfig, *, space: str) -> SearchConfig:
-    """The settings with every default said, so that a run does not change its meaning with a new version."""
+    """The settings with every default said, so that a run does not change its meaning with a new version.
+
+    Raises:
+        ConfigError: the runtime is unknown, not installed, or does not compute in that precision.
+    """
+    Setting(config.runtime, config.precision)
     defaults = {
         "space": None if config.around else space,
         "epochs": DEFAULT_EPOCHS,
@@ -208,63 +226,149 @@ def _stored(snapshot: Path, name: str) -> SearchSpace:
     return SearchSpace.parse(text, name=name, file=str(snapshot))
 
 
-def _timer(config: SearchConfig, environment: Path | None) -> Timer:
-    stored = json.loads(environment.read_bytes()) if environment else {}
-    assert config.target and config.threads
-    return Timer(
-        config.target,
-        batch_size=config.latency_batch_size,
-        threads=config.threads,
-        reference_ms=stored.get("reference_ms"),
+def _timers(config: SearchConfig, environment: Path | None, console: Console) -> list[Timer]:
+    """A timer for each target; of a run that goes on, in the reference speed of its beginning."""
+    stored = json.loads(environment.read_bytes())["targets"] if environment else [{}] * len(config.targets)
+    assert config.threads
+    timers = []
+    for target, then in zip(config.targets, stored, strict=True):
+        timer = Timer(
+            target,
+            runtime=config.runtime,
+            precision=config.precision,
+            batch_size=config.latency_batch_size,
+            threads=config.threads,
+            reference_ms=then.get("reference_ms"),
+        )
+        if then and then["fingerprint"] != timer.fingerprint:
+            changed = [name for name, now in timer.machine.items() if then.get(name) != now and name != "clock_mhz"]
+            console.print(
+                f"warning: {target} is not what it was when the run began ({', '.join(changed)}): its figures of then "
+                "and of now cannot be compared.",
+                style="bold",
+            )
+        if (slowdown := timer.slowdown_by_threads()) > 1.5:
+            console.print(
+                f"warning: the machine is busy: {config.threads} threads are {slowdown:.1f} times slower than one. "
+                "Latencies will be too high; free its cores, or start with --threads 1.",
+                style="bold",
+            )
+        timers.append(timer)
+    return timers
+
+
+def _about_timer(timer: Timer) -> str:
+    setting, machine = timer.setting, timer.machine
+    device = machine.get("gpu") or machine.get("cpu") or ""
+    return (
+        f"{timer.target}{f' ({device})' if device else ''}, {setting.runtime} {setting.precision}, threads "
+        f"{setting.threads}, batch {setting.batch_size}; milliseconds at the speed of now: reference network in "
+        f"{timer.reference_ms:.3g} ms"
     )
 
 
-def _begin(folder: Path, config: SearchConfig, space: SearchSpace, timer: Timer, dataset: Dataset) -> None:
+def _begin(folder: Path, config: SearchConfig, space: SearchSpace, timers: list[Timer], dataset: Dataset) -> None:
     """Write what a resumed run needs; config.json last, as it makes the folder a run folder."""
-    environment: dict[str, Any] = timer.environment() | {
+    environment: dict[str, Any] = {
+        "targets": [timer.environment | {"fingerprint": timer.fingerprint} for timer in timers],
         "data_fingerprint": dataset.fingerprint(),
-        "versions": {name: importlib.metadata.version(name) for name in ("hybridnas", "timm", "optuna")},
+        "versions": {name: importlib.metadata.version(name) for name in ("hybridnas", "torch", "timm", "optuna")},
     }
     write_atomic(folder / "space.yaml", space.text)
     write_atomic(folder / "environment.json", json.dumps(environment, indent=2))
     write_atomic(folder / "config.json", config.model_copy(update={"out": None}).model_dump_json(indent=2))
 
 
-def _finish(folder: Path, confirmed: list[Confirmed], trainer: Trainer, search: Search) -> None:
-    winner = confirmed[0]
-    dataset = trainer.dataset
-    test_accuracy = trainer.evaluate(winner.model, "test")
+def _finish(folder: Path, search: Search, seconds_left: Callable[[], float], say: Callable[[str], None]) -> None:
+    """Export the most accurate design whose exported file, timed on every target, holds the budget.
+
+    Raises:
+        BudgetError: none does.
+    """
+    passed_over: set[int] = set()
+    while True:
+        try:
+            confirmed = confirm(search, seconds_left, say, passed_over)
+        except BudgetError:
+            shutil.rmtree(folder / "best", ignore_errors=True)  # of a design that does not hold it
+            raise
+        for candidate in confirmed:
+            latencies = _export(folder / "best", candidate, search)
+            costs = tuple(
+                timed(cost, latency, cost.predicted_ms)
+                for cost, latency in zip(candidate.record.costs, latencies, strict=True)
+            )
+            number = candidate.record.number
+            if search.budget.excess(costs) <= 0:
+                _write_result(folder, candidate, confirmed, latencies, search)
+                return
+            say(f"trial {number}, exported, is over the budget: {over_budget(costs, search.budget)}; trying the next")
+            passed_over.add(number)
+
+
+def _export(best: Path, candidate: Confirmed, search: Search) -> list[Latency]:
+    """Write the files and time them, read back from disk, on every target."""
+    trainer, timers = search.trainer, search.costing.timers
+    model = candidate.model.cpu()
     export_bundle(
-        winner.model.cpu(),
-        folder / "best",
-        class_names=dataset.class_names,
+        model,
+        best,
+        class_names=trainer.dataset.class_names,
         mean=trainer.mean.tolist(),
         std=trainer.std.tolist(),
     )
+    setting, size = timers[0].setting, model.architecture.image_size
+    if setting.takes_file:
+        export_onnx(model, best, setting)
+        return [timer.measure(best / FILE, size, seconds=FINAL_S) for timer in timers]
+    (best / FILE).unlink(missing_ok=True)  # of a design that was passed over
+    deployed = load_network(best, trainer.dataset.num_classes).deploy()
+    return [timer.measure(deployed, size, seconds=FINAL_S) for timer in timers]
+
+
+def _write_result(
+    folder: Path, winner: Confirmed, confirmed: list[Confirmed], latencies: list[Latency], search: Search
+) -> None:
+    dataset = search.trainer.dataset
+    targets = [
+        {
+            "target": cost.target,
+            "runtime": cost.runtime,
+            "precision": cost.precision,
+            "budget_ms": search.budget.ms_on(i),
+            "predicted_ms": cost.predicted_ms,
+            "latency_ms_p50": latency.p50,
+            "latency_ms_low": latency.low,
+            "latency_ms_high": latency.high,
+            "latency_ms_p95": latency.p95,
+            "latency_ms_raw_p50": latency.raw_p50,
+            "num_samples": latency.num_samples,
+            "reference_ms": timer.reference_ms,
+        }
+        for i, (cost, latency, timer) in enumerate(
+            zip(winner.record.costs, latencies, search.costing.timers, strict=True)
+        )
+    ]
     result = {
         "winner": winner.record.number,
         "num_classes": dataset.num_classes,
-        "latency_ms_p50": winner.latency.p50,
-        "latency_ms_p95": winner.latency.p95,
-        "latency_ms_raw_p50": winner.latency.raw_p50,
+        "targets": targets,
         "accuracy": winner.accuracy,
         "epochs": search.recipe.epochs * (LONGER if winner.longer else 1),
-        "test_accuracy": test_accuracy,
-        "confirmed": [
-            {"number": c.record.number, "accuracy": c.accuracy, "longer": c.longer, "latency_ms_p50": c.latency.p50}
-            for c in confirmed
-        ],
+        "test_accuracy": search.trainer.evaluate(winner.model.to(search.trainer.device), "test"),
+        "confirmed": [{"number": c.record.number, "accuracy": c.accuracy, "longer": c.longer} for c in confirmed],
     }
     write_atomic(folder / "result.json", json.dumps(result, indent=2))
-    write_atomic(folder / "pareto.csv", Run.load(folder).front().to_csv(index=False))
+    run = Run.load(folder)
+    write_atomic(folder / "pareto.csv", run.front().to_csv(index=False))
 
 
 @contextmanager
 def _drawn_if_stopped(folder: Path) -> Iterator[None]:
-    """On Ctrl-C, leave a picture of what was found so far."""
+    """On Ctrl-C, or when a target is gone, leave a picture of what was found so far."""
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, TargetError):
         if (folder / "trials.csv").is_file():
             draw_pareto(Run.load(folder), folder / "pareto.png")
         raise

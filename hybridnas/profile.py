@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hybridnas.cli import run
+from hybridnas.cli import PRECISION_HELP, RUNTIME_HELP, TARGET_HELP, run
 from hybridnas.errors import ConfigError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -22,8 +22,9 @@ def profile(
     every: Annotated[bool, typer.Option("--all", help="Rank the whole zoo on this device, fastest first.")] = False,
     image_size: Annotated[int | None, typer.Option(help="Pixels a side. Default: each network's own.", min=1)] = None,
     batch_size: Annotated[int, typer.Option(help="Images a pass.", min=1)] = 1,
-    target: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps. Default: the best here.")] = None,
-    runtime: Annotated[str, typer.Option(help="What runs the network: torch.")] = "torch",
+    target: Annotated[str | None, typer.Option(help=f"{TARGET_HELP} Default: the best here.")] = None,
+    runtime: Annotated[str, typer.Option(help=RUNTIME_HELP)] = "torch",
+    precision: Annotated[str, typer.Option(help=PRECISION_HELP)] = "fp32",
     threads: Annotated[int | None, typer.Option(help="CPU threads. Default: all cores.", min=1)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a list of JSON objects.")] = False,
     latency: Annotated[bool, typer.Option("--latency/--no-latency", help="Whether to time, or count only.")] = True,
@@ -46,6 +47,7 @@ def profile(
         batch_size=batch_size,
         target=target,
         runtime=runtime,
+        precision=precision,
         threads=threads,
         latency=latency,
         tell=lambda line: typer.echo(line, err=True),

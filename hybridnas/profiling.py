@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pandas as pd
@@ -14,13 +14,12 @@ from torch import nn
 
 from hybridnas import zoo
 from hybridnas.architecture import Architecture
-from hybridnas.cost.latency import Timer, available_cores, best_device, local_device
+from hybridnas.cost.latency import Timer, available_cores
 from hybridnas.cost.macs import UncountedOperatorError, count_macs
-from hybridnas.errors import ConfigError, UserError, ZooError, first_clause
+from hybridnas.cost.runtimes import Setting
+from hybridnas.cost.targets import best_device
+from hybridnas.errors import CannotRun, ConfigError, UserError, ZooError, first_clause
 from hybridnas.model import build, image_batch, num_params
-
-#: Runtimes that can be timed.
-RUNTIMES = ("torch",)
 
 
 def profile_models(
@@ -31,6 +30,7 @@ def profile_models(
     batch_size: int = 1,
     target: str | None = None,
     runtime: str = "torch",
+    precision: str = "fp32",
     threads: int | None = None,
     latency: bool = True,
     tell: Callable[[str], None] = lambda line: None,
@@ -42,27 +42,26 @@ def profile_models(
         image_size: Pixels a side; None takes each network's own.
         num_classes: Scores of our networks; timm's have theirs.
         batch_size: Images a pass.
-        target: cpu, cuda, cuda:N or mps; None is the best local device.
-        runtime: One of `RUNTIMES`.
+        target: cpu, cuda, cuda:N, mps, ssh://user@host[:port] or command:TEMPLATE; None is the best local device.
+        runtime: A key of `hybridnas.cost.runtimes.RUNTIMES`.
+        precision: One of the runtime's.
         threads: CPU threads; None takes all cores.
         latency: False counts only.
         tell: Gets a line before each network.
 
     Returns:
         Columns name, layout, image_size, params, macs, latency_ms_p50, latency_ms_p95, throughput (images a second),
-        batch_size, target, runtime. Of our networks the deploy form is measured; timm's are reparameterised where they
-        can be. What was not timed is None; timm's networks have no layout.
+        batch_size, target, runtime, precision. Of our networks the deploy form is measured; timm's are reparameterised
+        where they can be. What was not timed is None; timm's networks have no layout.
 
     Raises:
         UserError: an unknown name, target or runtime, or a network that cannot be had or run at that size.
     """
-    if runtime not in RUNTIMES:
-        raise ConfigError(f"--runtime must be one of {', '.join(RUNTIMES)}, got {runtime!r}.")
+    setting = Setting(runtime, precision, batch_size, threads or available_cores())
     models = [models] if isinstance(models, str) else models
     target = target or best_device()
-    local_device(target)
     named = {**models} if isinstance(models, Mapping) else {name: read_model(name) for name in models}
-    timer = Timer(target, batch_size=batch_size, threads=threads or available_cores()) if latency else None
+    timer = Timer(target, **asdict(setting)) if latency else None
     rows = []
     for name, model in named.items():
         tell(f"measuring {name}")
@@ -85,12 +84,13 @@ def profile_models(
             "batch_size": batch_size,
             "target": target,
             "runtime": runtime,
+            "precision": precision,
         }
         if timer:
             try:
                 measured = timer.measure(network, size)
-            except RuntimeError as error:  # memory, most of all
-                raise ConfigError(f"{name} cannot be timed with batch {batch_size}: {first_clause(error)}.") from None
+            except CannotRun as error:  # memory, most of all
+                raise ConfigError(f"{name} cannot be timed with batch {batch_size}: {error}.") from None
             row["latency_ms_p50"], row["latency_ms_p95"] = measured.p50, measured.p95
             row["throughput"] = 1000 * batch_size / measured.p50
         rows.append(row)

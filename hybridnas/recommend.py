@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hybridnas.cli import run
+from hybridnas.cli import PRECISION_HELP, RUNTIME_HELP, TARGET_HELP, run
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -19,7 +19,9 @@ def recommend(
     ],
     budget_ms: Annotated[float | None, typer.Option(help="Milliseconds that the median may take.")] = None,
     batch_size: Annotated[int, typer.Option(help="Images a pass.", min=1)] = 1,
-    target: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps. Default: the best here.")] = None,
+    target: Annotated[str | None, typer.Option(help=f"{TARGET_HELP} Default: the best here.")] = None,
+    runtime: Annotated[str, typer.Option(help=RUNTIME_HELP)] = "torch",
+    precision: Annotated[str, typer.Option(help=PRECISION_HELP)] = "fp32",
     threads: Annotated[int | None, typer.Option(help="CPU threads. Default: all cores.", min=1)] = None,
 ) -> None:
     """Time the designs that suit a situation on this machine, and say which one to start from."""
@@ -35,6 +37,8 @@ def recommend(
             names,
             batch_size=batch_size,
             target=target,
+            runtime=runtime,
+            precision=precision,
             threads=threads,
             tell=lambda line: typer.echo(line, err=True),
         )

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hybridnas.cli import run
+from hybridnas.cli import PRECISION_HELP, RUNTIME_HELP, TARGET_HELP, run
 
 STARTED = time.monotonic()
 
@@ -24,7 +24,10 @@ def _option(*names: str, help: str, panel: str) -> Any:
 @app.command()
 def search(
     folder: Annotated[Path | None, typer.Argument(help="With --resume: the run folder (default: the newest).")] = None,
-    budget_ms: Annotated[float | None, _option(help="Median latency allowed on the target.", panel=GOAL)] = None,
+    budget_ms: Annotated[
+        list[float] | None,
+        _option(help="Median latency allowed. With several targets: one for all, or one each.", panel=GOAL),
+    ] = None,
     budget_macs: Annotated[float | None, _option(help="Multiply-adds allowed, e.g. 5e6.", panel=GOAL)] = None,
     budget_params: Annotated[float | None, _option(help="Parameters allowed, e.g. 1e6.", panel=GOAL)] = None,
     space: Annotated[
@@ -71,8 +74,20 @@ def search(
         str | None, _option(help="Trains: cpu, cuda, cuda:N, mps. Default: the best.", panel=DEVICE)
     ] = None,
     target: Annotated[
-        str | None, _option(help="Is timed: cpu, cuda, cuda:N, mps. Default: the best.", panel=DEVICE)
+        list[str] | None,
+        _option(
+            help=f"{TARGET_HELP} May be given several times. Default: the best device here.",
+            panel=DEVICE,
+        ),
     ] = None,
+    runtime: Annotated[
+        str | None,
+        _option(
+            help=f"{RUNTIME_HELP} Default: torch.",
+            panel=DEVICE,
+        ),
+    ] = None,
+    precision: Annotated[str | None, _option(help=f"{PRECISION_HELP} Default: fp32.", panel=DEVICE)] = None,
     latency_batch_size: Annotated[int | None, _option(help="Images a timed pass. Default: 1.", panel=DEVICE)] = None,
     threads: Annotated[int | None, _option(help="CPU threads while timing. Default: all cores.", panel=DEVICE)] = None,
 ) -> None:
@@ -81,7 +96,10 @@ def search(
     Draws the Pareto front of accuracy and latency and exports the best network. Exit codes: 0 done, 2 wrong input,
     3 no design holds the budget, 130 stopped by Ctrl-C (go on with --resume).
     """
-    given = {name: value for name, value in locals().items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in locals().items() if value not in (None, [])}
+    for name in ("budget_ms", "target"):
+        if name in given:
+            given[name] = given[name][0] if len(given[name]) == 1 else tuple(given[name])
     del given["resume"]
     position = given.pop("folder", None)
     if position is not None:

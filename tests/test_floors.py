@@ -22,6 +22,7 @@ FLOORS = {
     "errors": 0,
     "pareto": 0,
     "files": 0,
+    "locks": 0,
     "blocks": 1,
     "model": 2,
     "space": 2,

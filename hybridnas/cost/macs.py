@@ -56,12 +56,23 @@ def count_macs(model: nn.Module, image_size: int) -> int:
     Raises:
         UncountedOperatorError: the model runs an operator that is neither counted nor listed in `UNCOUNTED`.
     """
-    if next(model.parameters()).is_meta:  # tracing a convolution needs memory; what is in it does not matter
+    return count_macs_of(model, (1, 3, image_size, image_size))
+
+
+def count_macs_of(model: nn.Module, shape: tuple[int, ...]) -> int:
+    """`count_macs` for an input of any `shape`, batch first; for a part of a network.
+
+    Raises:
+        UncountedOperatorError: as `count_macs`.
+    """
+    if next(
+        model.parameters(), torch.empty(0)
+    ).is_meta:  # tracing a convolution needs memory; what is in it does not matter
         model = copy.deepcopy(model).to_empty(device="cpu")
         for tensor in (*model.parameters(), *model.buffers()):
             tensor.detach().zero_()
-    parameter = next(model.parameters())
-    image = torch.zeros(1, 3, image_size, image_size, device=parameter.device, dtype=parameter.dtype)
+    parameter = next(model.parameters(), torch.empty(0))
+    image = torch.zeros(shape, device=parameter.device, dtype=parameter.dtype)
     training = [part for part in model.modules() if part.training]
     model.eval()
     try:

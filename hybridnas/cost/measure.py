@@ -1,20 +1,40 @@
-"""The cost of an architecture, all figures of its deploy form, and the budget that it must hold."""
+"""The cost of an architecture on every target, all figures of its deploy form, and the budget that it must hold."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import torch
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from hybridnas.architecture import Architecture
-from hybridnas.cost.latency import Timer
-from hybridnas.cost.macs import count_macs
-from hybridnas.model import build, num_params
+from hybridnas.cost.latency import Latency, Timer
+from hybridnas.cost.predict import Counter, Predictor
+from hybridnas.cost.table import Table
+
+#: How far under a budget in milliseconds a median must stay: what two timings of one network, minutes apart, differ by
+#: (experiments/latency).
+MARGIN = 0.03
+
+#: How long a network of a search is timed; confirming takes longer.
+SEARCH_S = 1.0
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one architecture costs on one target. Latencies are None where counting alone showed it over budget."""
+    """What one architecture costs on one target.
+
+    Latencies are None where it was not timed: counting, or predicting from its parts, showed it over the budget.
+
+    Attributes:
+        macs: Multiply-adds of one image.
+        params: Parameters.
+        latency_ms_p50: The median, `latency_ms_low` to `latency_ms_high` its 95 % interval.
+        latency_ms_p95: The 95th percentile.
+        predicted_ms: The median that was predicted before it was timed.
+        target: What was timed, with `runtime` and `precision`.
+        batch_size: Images a pass.
+        num_samples: Passes that were timed.
+        machine: Fingerprint of what the figures depend on; environment.json says what it stands for.
+    """
 
     macs: int
     params: int
@@ -23,35 +43,132 @@ class Cost:
     predicted_ms: float | None
     target: str
     batch_size: int
+    latency_ms_low: float | None = None
+    latency_ms_high: float | None = None
+    num_samples: int | None = None
+    runtime: str = "torch"
+    precision: str = "fp32"
+    machine: str = ""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Upper bounds; None does not bind. `ms` bounds the median latency."""
+    """Upper bounds; None does not bind.
 
-    ms: float | None = None
+    Attributes:
+        ms: Of the median latency: one for all targets, or one a target. A median must stay under it by `MARGIN`.
+        macs: Of the multiply-adds.
+        params: Of the parameters.
+    """
+
+    ms: float | Sequence[float] | None = None
     macs: float | None = None
     params: float | None = None
 
-    def excess(self, cost: Cost) -> float:
-        """By what share the worst figure is over its bound; <= 0 holds the budget."""
-        pairs = ((cost.latency_ms_p50, self.ms), (cost.macs, self.macs), (cost.params, self.params))
+    def ms_on(self, i: int) -> float | None:
+        """The bound for target `i`, counted from 0."""
+        return self.ms[i] if isinstance(self.ms, Sequence) else self.ms
+
+    def excess(self, costs: Sequence[Cost]) -> float:
+        """By what share the worst figure is over its bound, the margin included; <= 0 holds the budget."""
+        pairs: list[tuple[float | None, float | None]] = [(costs[0].macs, self.macs), (costs[0].params, self.params)]
+        for i, cost in enumerate(costs):
+            figure = cost.latency_ms_p50 if cost.latency_ms_p50 is not None else cost.predicted_ms
+            pairs.append((figure and figure * (1 + MARGIN), self.ms_on(i)))
         return max((figure / bound - 1 for figure, bound in pairs if bound and figure is not None), default=-1.0)
+
+    def worst_latency(self, costs: Sequence[Cost], reference_ms: Sequence[float]) -> float:
+        """One figure for all targets: the milliseconds on the only one, else the worst latency over its bound.
+
+        Where nothing bounds it, over the milliseconds of the reference network: targets of different speed compare.
+        """
+        medians = [cost.latency_ms_p50 for cost in costs if cost.latency_ms_p50 is not None]
+        if len(costs) == 1:
+            return medians[0]
+        return max(ms / (self.ms_on(i) or reference_ms[i]) for i, ms in enumerate(medians))
 
     def __str__(self) -> str:
         """'10 ms and 2 MMAC'."""
-        parts = [f"{self.ms:g} ms" if self.ms else "", f"{self.macs / 1e6:g} MMAC" if self.macs else ""]
+        each = self.ms if isinstance(self.ms, Sequence) else [self.ms] if self.ms else []
+        parts = [" and ".join(f"{ms:g} ms" for ms in each), f"{self.macs / 1e6:g} MMAC" if self.macs else ""]
         parts.append(f"{self.params / 1e6:g} M parameters" if self.params else "")
         return " and ".join(part for part in parts if part) or "none"
 
 
-def measure_cost(architecture: Architecture, num_classes: int, timer: Timer, budget: Budget) -> Cost:
-    """Count and, unless the counts alone are over the budget, time the deploy form of `architecture`."""
-    torch.manual_seed(0)
-    deployed = build(architecture, num_classes).deploy()
-    macs, params = count_macs(deployed, architecture.image_size), num_params(deployed)
-    cost = Cost(macs, params, None, None, None, timer.target, timer.batch_size)
-    if budget.excess(cost) > 0:
-        return cost
-    latency = timer.measure(deployed, architecture.image_size)
-    return Cost(macs, params, latency.p50, latency.p95, None, timer.target, timer.batch_size)
+class Costing:
+    """Counts, predicts and times architectures on every target of a run.
+
+    Args:
+        timers: One a target.
+        num_classes: Scores of the networks.
+        table: Where the figures of parts are kept.
+    """
+
+    def __init__(self, timers: Sequence[Timer], num_classes: int, table: Table) -> None:
+        self.timers = timers
+        self.counter = Counter(table, num_classes)
+        self.predictors = [Predictor(self.counter, timer) for timer in timers]
+
+    @property
+    def reference_ms(self) -> list[float]:
+        """The reference network's milliseconds on every target."""
+        return [timer.reference_ms for timer in self.timers]
+
+    def count(self, architecture: Architecture) -> tuple[Cost, ...]:
+        """MACs and parameters alone, one a target."""
+        macs, params = self.counter.count(architecture)
+        return tuple(
+            Cost(
+                macs,
+                params,
+                None,
+                None,
+                None,
+                timer.target,
+                timer.setting.batch_size,
+                runtime=timer.setting.runtime,
+                precision=timer.setting.precision,
+                machine=timer.fingerprint,
+            )
+            for timer in self.timers
+        )
+
+    def assess(self, architecture: Architecture, budget: Budget) -> tuple[Cost, ...]:
+        """What it costs on every target, as far as needed to tell whether it holds the budget.
+
+        Nothing is timed that the counts, or the whole interval of a prediction, show to be over. The rest is timed for
+        real: it is about to be trained, and its figures are to be believed. Parts that the table lacks are timed on
+        the way, in turns with the network.
+
+        Raises:
+            CannotRun: a target cannot run it.
+            TargetError: a target is gone.
+        """
+        costs = list(self.count(architecture))
+        for i, predictor in enumerate(self.predictors):
+            if budget.excess(costs) > 0:
+                break
+            bound = budget.ms_on(i)
+            if bound and not predictor.missing([architecture]):
+                foreseen = predictor.predict(architecture)
+                if foreseen.low > bound:
+                    costs[i] = replace(costs[i], predicted_ms=foreseen.ms)
+                    continue
+            # Each call of a program is dear: its parts are timed only by `table build`.
+            with_parts = not costs[i].target.startswith("command:")
+            latency, expected = predictor.measure(architecture, seconds=SEARCH_S, with_parts=with_parts)
+            costs[i] = timed(costs[i], latency, expected.ms if expected else None)
+        return tuple(costs)
+
+
+def timed(cost: Cost, latency: Latency, predicted_ms: float | None) -> Cost:
+    """The cost with what was measured."""
+    return replace(
+        cost,
+        latency_ms_p50=latency.p50,
+        latency_ms_p95=latency.p95,
+        latency_ms_low=latency.low,
+        latency_ms_high=latency.high,
+        num_samples=latency.num_samples,
+        predicted_ms=predicted_ms,
+    )

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from hybridnas.architecture import Architecture
 from hybridnas.errors import HybridNasError
 from hybridnas.files import write_atomic
-from hybridnas.model import HybridNet, build, image_batch
+from hybridnas.model import HybridNet, image_batch
+from hybridnas.study.run import load_network
 
 TOLERANCE = 1e-4
 
@@ -67,12 +67,11 @@ def export_bundle(
 
 
 def _check(model: HybridNet, folder: Path) -> None:
-    again = build(Architecture.from_json((folder / "architecture.json").read_text()), model.num_classes)
-    again.load_state_dict(load_file(folder / "weights.safetensors"))
+    again = load_network(folder, model.num_classes)
     images = image_batch(4, model.architecture.image_size)
     with torch.inference_mode():
         expected = model.eval()(images)
-        for form, network in (("the file read back", again.eval()), ("its deploy form", again.deploy())):
+        for form, network in (("the file read back", again), ("its deploy form", again.deploy())):
             error = float((network(images) - expected).abs().max())
             if not error <= TOLERANCE * max(1.0, float(expected.abs().max())):
                 (folder / "weights.safetensors").unlink()

@@ -20,6 +20,7 @@ from hybridnas.architecture import Architecture
 from hybridnas.data.batches import Batches, channel_statistics
 from hybridnas.data.dataset import Dataset
 from hybridnas.errors import OutOfTime, TrainingFailed
+from hybridnas.locks import DeviceLock
 from hybridnas.model import HybridNet, build
 
 #: Epochs of a run where nothing else is asked for.
@@ -66,6 +67,7 @@ class Trainer:
         self.device = device
         self.threads = threads
         self.mean, self.std = channel_statistics(dataset.train)
+        self._lock = DeviceLock(str(device))
         self._batches: dict[tuple[str, int], Batches] = {}
 
     def batches(self, part: str, image_size: int) -> Batches:
@@ -137,16 +139,18 @@ class Trainer:
         for _ in range(recipe.epochs):
             model.train()
             for x, labels in images.shuffled(recipe.batch_size, order, shift=shift, flip=recipe.flip):
-                with autocast:
-                    loss = F.cross_entropy(model(x), labels, label_smoothing=recipe.label_smoothing)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-                optimizer.step()
-                schedule.step()
+                with self._lock.shared():  # a timer of any process gets the device between two steps
+                    with autocast:
+                        loss = F.cross_entropy(model(x), labels, label_smoothing=recipe.label_smoothing)
+                    optimizer.zero_grad(set_to_none=True)
+                    loss.backward()
+                    nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+                    optimizer.step()
+                    schedule.step()
+                    value = loss.item()  # waits for the device
                 step += 1
-                if not math.isfinite(loss.item()):
-                    raise TrainingFailed(f"diverged: the loss is {loss.item()} at step {step} of {total}")
+                if not math.isfinite(value):
+                    raise TrainingFailed(f"diverged: the loss is {value} at step {step} of {total}")
                 now = time.perf_counter()
                 if step == 2:  # the first steps pay for allocation and kernel selection
                     steady = now
@@ -165,7 +169,8 @@ class Trainer:
         right = 0
         with torch.inference_mode():
             for x, labels in batches.in_order(256):
-                right += int((model(x).argmax(1) == labels).sum())
+                with self._lock.shared():
+                    right += int((model(x).argmax(1) == labels).sum())
         return right / len(batches)
 
 

@@ -19,7 +19,9 @@ PIPED_WIDTH = 160
 def profile_table(rows: pd.DataFrame) -> Table:
     """What `profile_models` measured, one network a line."""
     first = rows.iloc[0]
-    table = Table(title=f"{first.target}, {first.runtime}, batch {first.batch_size}", title_justify="left")
+    table = Table(
+        title=f"{first.target}, {first.runtime} {first.precision}, batch {first.batch_size}", title_justify="left"
+    )
     for name in ("name", "layout"):
         table.add_column(name, overflow="fold")
     for name in ("px", "params M", "MACs G", "p50 ms", "p95 ms", "images/s"):

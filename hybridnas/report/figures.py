@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import pandas as pd
@@ -11,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hybridnas.files import write_atomic
+from hybridnas.study.records import front_of
 from hybridnas.study.run import Run
 
 #: Paul Tol's bright scheme: told apart by colour-blind readers; the markers tell them apart in grey.
@@ -26,13 +28,36 @@ def draw_pareto(run: Run, path: Path) -> None:
 
 
 def pareto_figure(run: Run) -> Figure:
-    """Accuracy against latency of all trained trials, coloured by layout, with the front, the budget and the winner."""
-    figure = Figure(figsize=(8.5, 5.5), layout="constrained")
-    axes = figure.subplots()
+    """Accuracy against latency of all trained trials, coloured by layout: a panel for each target.
+
+    Each has the target's own front and budget; with several, the designs of the robust front are ringed.
+    """
+    targets = run.config.targets or ("the target",)
+    figure = Figure(figsize=(1.5 + 7 * len(targets), 5.5), layout="constrained")
+    panels = figure.subplots(1, len(targets), sharey=True, squeeze=False)[0]
     trained = run.trials[run.trials.status == "complete"]
+    for i, (target, axes) in enumerate(zip(targets, panels, strict=True)):
+        last = i + 1 == len(targets)
+        column = run.latency_column(target) if run.config.targets else "latency_ms_p50"
+        _draw_target(axes, run, trained, column, named=last)
+        if (budget_ms := run.config.budget_on(i)) is not None:
+            axes.axvline(budget_ms, color="#222222", lw=1)
+            _mark_budget(axes, budget_ms)
+        where = f"{target}, {run.config.runtime} {run.config.precision}, batch {run.config.latency_batch_size}"
+        axes.set_xlabel(f"latency on {where}, median (ms)")
+        axes.grid(alpha=0.25, lw=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("validation accuracy after the short training (%)")
+    space = run.config.space or f"the neighbours of {run.config.around}"
+    figure.suptitle(f"{len(trained)} trained architectures of {space} on {Path(run.config.data).stem}")
+    panels[-1].legend(title="layout", fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return figure
+
+
+def _draw_target(axes: Axes, run: Run, trained: pd.DataFrame, column: str, *, named: bool) -> None:
     for i, (label, group) in enumerate(_by_layout(trained)):
         axes.scatter(
-            group.latency_ms_p50,
+            group[column],
             100 * group.accuracy,
             s=42,
             color=COLOURS[i % len(COLOURS)],
@@ -42,10 +67,10 @@ def pareto_figure(run: Run) -> Figure:
             label=label,
             zorder=3,
         )
-    front = run.front()
+    front = front_of(trained, column)
     if len(front):
         axes.plot(
-            front.latency_ms_p50,
+            front[column],
             100 * front.accuracy,
             color="#444444",
             lw=1.2,
@@ -54,30 +79,26 @@ def pareto_figure(run: Run) -> Figure:
             label="front",
             zorder=2,
         )
-    if run.config.budget_ms:
-        axes.axvline(run.config.budget_ms, color="#222222", lw=1)
-        _mark_budget(axes, run.config.budget_ms)
-    _name_designs(axes, trained[trained.design != ""])
+    robust = run.front()
+    if len(run.config.targets) > 1 and len(robust):
+        _ring(axes, robust[column], robust.accuracy, "robust front", size=95, colour="#AA3377")
+    if named:
+        _name_designs(axes, trained[trained.design != ""], column)
     if "winner" in run.result and len(trained):
-        best = run.best
-        axes.scatter(
-            [best.latency_ms_p50],
-            [100 * best.accuracy],
-            s=190,
-            facecolors="none",
-            edgecolors="black",
-            linewidths=1.6,
-            label="winner",
-            zorder=4,
-        )
-    target = run.config.target or "the target"
-    axes.set_xlabel(f"latency on {target}, batch {run.config.latency_batch_size}, median (ms)")
-    axes.set_ylabel("validation accuracy after the short training (%)")
-    axes.set_title(f"{len(trained)} trained architectures of {run.config.space} on {Path(run.config.data).stem}")
-    axes.grid(alpha=0.25, lw=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(title="layout", fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    return figure
+        _ring(axes, [run.best[column]], [run.best.accuracy], "winner", size=190, colour="black")
+
+
+def _ring(axes: Axes, latency: Any, accuracy: Any, label: str, *, size: int, colour: str) -> None:
+    axes.scatter(
+        latency,
+        [100 * float(value) for value in accuracy],
+        s=size,
+        facecolors="none",
+        edgecolors=colour,
+        linewidths=1.6,
+        label=label,
+        zorder=4,
+    )
 
 
 def _by_layout(trained: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -103,7 +124,7 @@ def _mark_budget(axes: Axes, budget_ms: float) -> None:
     )
 
 
-def _name_designs(axes: Axes, designs: pd.DataFrame) -> None:
+def _name_designs(axes: Axes, designs: pd.DataFrame, column: str) -> None:
     """Write the names of the known designs in a column at the right, each joined to its point: none hides another."""
     if designs.empty:
         return
@@ -112,7 +133,7 @@ def _name_designs(axes: Axes, designs: pd.DataFrame) -> None:
     axes.set_xlim(left, right + 0.22 * (right - left))
     height = math.inf
     for _, row in designs.sort_values("accuracy", ascending=False).iterrows():
-        point = (float(row.latency_ms_p50), 100 * float(row.accuracy))
+        point = (float(row[column]), 100 * float(row.accuracy))
         height = min(point[1], height - 0.05 * (high - low))
         axes.annotate(
             str(row.design),

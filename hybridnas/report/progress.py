@@ -59,7 +59,7 @@ class SearchDisplay:
         elif trained:
             left = f"about {_clock(elapsed / max(shares[0], 1e-6) - elapsed)} left"
         best = ""
-        if self._best and self._best.cost:
+        if self._best:
             best = f"best {100 * (self._best.accuracy or 0):.1f} % at {self._best.cost.latency_ms_p50:.2f} ms"
         doing = "confirm" if max(shares) >= 1 else f"trial {trained + 1}"
         self._bar.update(self._task, completed=min(max(shares), 1.0), description=doing, left=left, best=best)
@@ -72,9 +72,9 @@ class SearchDisplay:
 def _line(record: TrialRecord) -> str:
     """One trial: number, outcome, and what it is."""
     name = record.architecture.families + (f" ({record.design})" if record.design else "")
-    ms = record.cost.latency_ms_p50 if record.cost else None
     if record.status == "complete":
-        outcome = f"{100 * (record.accuracy or 0):5.1f} %  {ms:6.2f} ms  {record.seconds:5.1f} s"
+        ms = " ".join(f"{cost.latency_ms_p50:6.2f}" for cost in record.costs)
+        outcome = f"{100 * (record.accuracy or 0):5.1f} %  {ms} ms  {record.seconds:5.1f} s"
     else:
         outcome = f"{record.status}: {record.reason}"
     return f"  {record.number:4d}  {outcome}  {name} {record.architecture.image_size} px"

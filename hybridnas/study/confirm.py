@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
-from hybridnas.cost.latency import Latency
+from hybridnas.cost.measure import Cost, timed
 from hybridnas.errors import BudgetError, OutOfTime, TrainingFailed
 from hybridnas.model import HybridNet, build
-from hybridnas.study.loop import Search
+from hybridnas.study.loop import Search, over_budget
 from hybridnas.study.records import TrialRecord, front_of, table
 from hybridnas.study.sampler import derive_seed
 
@@ -24,17 +23,22 @@ class Confirmed:
     """A design that held the budget when it was timed again. `longer` says whether it was trained longer, too."""
 
     record: TrialRecord
-    latency: Latency
+    costs: tuple[Cost, ...]
     accuracy: float
     longer: bool
     model: HybridNet
 
 
-def confirm(search: Search, seconds_left: Callable[[], float], say: Callable[[str], None]) -> list[Confirmed]:
+def confirm(
+    search: Search,
+    seconds_left: Callable[[], float],
+    say: Callable[[str], None],
+    passed_over: Collection[int] = (),
+) -> list[Confirmed]:
     """The most accurate designs of the front that hold the budget when timed again, most accurate first.
 
     Each is trained from a seed of its own for twice the epochs, while time is left; where none is, the network of the
-    search is taken. With a budget in milliseconds both the drift-corrected and the plain median must hold it.
+    search is taken. Trials that were `passed_over` are not looked at again.
 
     Raises:
         BudgetError: none of the designs on the front holds the budget any more.
@@ -43,15 +47,17 @@ def confirm(search: Search, seconds_left: Callable[[], float], say: Callable[[st
     by_number = {record.number: record for record in search.records}
     confirmed: list[Confirmed] = []
     for number in best_first:
+        if number in passed_over:
+            continue
         record = by_number[int(number)]
         expected = LONGER * record.seconds + TIMING_S
         if confirmed and (len(confirmed) == NUM_CONFIRMED or expected > seconds_left()):
             break
-        latency = _time_again(search, record)
-        if _slowest(latency) > (search.budget.ms or math.inf):
-            say(f"trial {number} took {_slowest(latency):.3g} ms when timed again, over {search.budget}: passed over")
+        costs = _time_again(search, record)
+        if search.budget.excess(costs) > 0:
+            say(f"trial {number} is over the budget when timed again: {over_budget(costs, search.budget)}")
             continue
-        confirmed.append(_train_longer(search, record, latency, seconds_left, say))
+        confirmed.append(_train_longer(search, record, costs, seconds_left, say))
     if not confirmed:
         raise BudgetError(
             f"No design holds the budget of {search.budget} when timed again; the machine may have become slower. "
@@ -61,25 +67,24 @@ def confirm(search: Search, seconds_left: Callable[[], float], say: Callable[[st
     return sorted(trained, key=lambda c: -c.accuracy) + [c for c in confirmed if c not in trained]
 
 
-def _time_again(search: Search, record: TrialRecord) -> Latency:
+def _time_again(search: Search, record: TrialRecord) -> tuple[Cost, ...]:
     """Time a design longer than the search did; once more if it is over the budget: the machine may have been busy."""
     network = build(record.architecture, search.trainer.dataset.num_classes).deploy()
-    size = record.architecture.image_size
-    latency = search.timer.measure(network, size, seconds=TIMING_S)
-    if _slowest(latency) > (search.budget.ms or math.inf):
-        latency = search.timer.measure(network, size, seconds=TIMING_S)
-    return latency
-
-
-def _slowest(latency: Latency) -> float:
-    """The greater of the drift-corrected and the plain median."""
-    return max(latency.p50, latency.raw_p50)
+    costs = record.costs
+    for _ in range(2):
+        costs = tuple(
+            timed(cost, timer.measure(network, record.architecture.image_size, seconds=TIMING_S), cost.predicted_ms)
+            for cost, timer in zip(record.costs, search.costing.timers, strict=True)
+        )
+        if search.budget.excess(costs) <= 0:
+            break
+    return costs
 
 
 def _train_longer(
     search: Search,
     record: TrialRecord,
-    latency: Latency,
+    costs: tuple[Cost, ...],
     seconds_left: Callable[[], float],
     say: Callable[[str], None],
 ) -> Confirmed:
@@ -89,12 +94,12 @@ def _train_longer(
         result = search.trainer.train(record.architecture, recipe, seed=seed, seconds_left=seconds_left())
     except (OutOfTime, TrainingFailed) as reason:
         say(f"trial {record.number} keeps the network of the search: {reason}")
-        return Confirmed(record, latency, record.accuracies[-1], False, _searched_model(search, record))
+        return Confirmed(record, costs, record.accuracies[-1], False, _searched_model(search, record))
     say(
         f"trial {record.number} confirmed: accuracy {result.accuracy:.3f} after {recipe.epochs} epochs "
-        f"({record.accuracies[-1]:.3f} in the search), {latency.p50:.3g} ms"
+        f"({record.accuracies[-1]:.3f} in the search), {costs[0].latency_ms_p50:.3g} ms"
     )
-    return Confirmed(record, latency, result.accuracy, True, result.model)
+    return Confirmed(record, costs, result.accuracy, True, result.model)
 
 
 def _searched_model(search: Search, record: TrialRecord) -> HybridNet:

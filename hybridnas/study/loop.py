@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,9 +17,8 @@ from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from hybridnas.architecture import Architecture
-from hybridnas.cost.latency import Timer
-from hybridnas.cost.measure import Budget, Cost, measure_cost
-from hybridnas.errors import BudgetError, OutOfTime, RunError, TrainingFailed
+from hybridnas.cost.measure import MARGIN, Budget, Cost, Costing
+from hybridnas.errors import BudgetError, CannotRun, OutOfTime, RunError, TrainingFailed
 from hybridnas.files import write_atomic
 from hybridnas.model import HybridNet
 from hybridnas.proxy.training import Recipe, Trainer, TrainingResult
@@ -56,7 +55,7 @@ class Search:
         folder: The run folder.
         space: What is searched.
         budget: What must hold before anything is trained.
-        timer: Measures latency on the target.
+        costing: Counts, predicts and times on every target.
         trainer: Trains on the data.
         recipe: How.
         seed: Of proposals and trainings.
@@ -66,7 +65,7 @@ class Search:
     folder: Path
     space: SearchSpace
     budget: Budget
-    timer: Timer
+    costing: Costing
     trainer: Trainer
     recipe: Recipe
     seed: int
@@ -134,11 +133,15 @@ class Search:
         return trial, suggest(trial, self.space)
 
     def _try(self, trial: optuna.Trial, architecture: Architecture, seconds_left: Callable[[], float]) -> None:
-        cost = measure_cost(architecture, self.trainer.dataset.num_classes, self.timer, self.budget)
-        excess = self.budget.excess(cost)
+        try:
+            costs = self.costing.assess(architecture, self.budget)
+        except CannotRun as problem:
+            self._end(trial, architecture, "failed", str(problem), self.costing.count(architecture))
+            return
+        excess = self.budget.excess(costs)
         trial.set_constraint("budget", excess)
         if excess > 0:
-            self._end(trial, architecture, "infeasible", over_budget(cost, self.budget), cost)
+            self._end(trial, architecture, "infeasible", over_budget(costs, self.budget), costs)
             self._try_smaller(trial)
             if len(self.records) >= HOPELESS and all(r.status == "infeasible" for r in self.records):
                 raise self._over_budget()
@@ -153,9 +156,9 @@ class Search:
                 on_step=lambda share: self.report(Progress(self.records, share=share)),
             )
         except TrainingFailed as failure:
-            self._end(trial, architecture, "failed", str(failure), cost, seed=seed)
+            self._end(trial, architecture, "failed", str(failure), costs, seed=seed)
         else:
-            self._end(trial, architecture, "complete", "", cost, result, seed=seed)
+            self._end(trial, architecture, "complete", "", costs, result, seed=seed)
 
     def _end(
         self,
@@ -163,7 +166,7 @@ class Search:
         architecture: Architecture,
         status: Status,
         reason: str,
-        cost: Cost,
+        costs: tuple[Cost, ...],
         result: TrainingResult | None = None,
         seed: int = 0,
     ) -> None:
@@ -174,10 +177,11 @@ class Search:
             design=trial.user_attrs.get("design", ""),
             status=status,
             reason=reason,
-            cost=cost,
+            costs=costs,
             accuracies=result.accuracies if result else (),
             seconds=result.seconds if result else 0.0,
             seed=seed,
+            worst_latency=self.budget.worst_latency(costs, self.costing.reference_ms) if result else None,
         )
         self._keep(record)
         if result:
@@ -189,9 +193,8 @@ class Search:
 
     def _tell(self, trial: optuna.Trial | int, record: TrialRecord) -> None:
         if record.status == "complete":
-            assert record.cost and record.accuracy is not None
-            assert record.cost.latency_ms_p50 is not None
-            self.study.tell(trial, [record.accuracy, record.cost.latency_ms_p50])
+            assert record.accuracy is not None and record.worst_latency is not None
+            self.study.tell(trial, [record.accuracy, record.worst_latency])
         else:
             # A constraint with state PRUNED teaches TPE that the point is infeasible, without any accuracy.
             state = TrialState.PRUNED if record.status == "infeasible" else TrialState.FAIL
@@ -199,8 +202,7 @@ class Search:
 
     def _tell_again(self, trial: optuna.Trial, known: TrialRecord) -> None:
         """A proposal that was tried before: never trained again, its stored value is told."""
-        if known.cost:
-            trial.set_constraint("budget", self.budget.excess(known.cost))
+        trial.set_constraint("budget", self.budget.excess(known.costs))
         trial.set_user_attr("duplicate_of", known.number)
         self._tell(trial, known)
 
@@ -258,18 +260,16 @@ class Search:
         return 0.5 * statistics.median(seconds) if seconds else 0.0
 
     def _over_budget(self) -> BudgetError:
-        timed = [r for r in self.records if r.cost and r.cost.latency_ms_p50 is not None]
+        timed = [r for r in self.records if _milliseconds(r.cost) is not None]
         seen = f"of {len(self.records)} designs tried none holds it"
         if timed:
-            fastest = min(timed, key=lambda r: (r.cost and r.cost.latency_ms_p50) or math.inf)
-            assert fastest.cost
+            fastest = min(timed, key=lambda r: _milliseconds(r.cost) or math.inf)
             seen += (
-                f"; the fastest took {fastest.cost.latency_ms_p50:.3g} ms on {fastest.cost.target}: "
+                f"; the fastest took {_milliseconds(fastest.cost):.3g} ms on {fastest.cost.target}: "
                 f"{describe(fastest.architecture)}"
             )
         else:
-            smallest = min(self.records, key=lambda r: r.cost.macs if r.cost else math.inf)
-            assert smallest.cost
+            smallest = min(self.records, key=lambda r: r.cost.macs)
             seen += (
                 f"; the smallest has {smallest.cost.macs / 1e6:.3g} MMAC and "
                 f"{smallest.cost.params / 1e6:.3g} M parameters: {describe(smallest.architecture)}"
@@ -297,16 +297,26 @@ def open_study(folder: Path) -> optuna.Study:
         raise RunError(f"{folder / 'study.db'} cannot be opened: {first}.") from None
 
 
-def over_budget(cost: Cost, budget: Budget) -> str:
-    """Why a design is infeasible: the figure and the bound."""
+def over_budget(costs: Sequence[Cost], budget: Budget) -> str:
+    """Why a design is infeasible: the figures and their bounds."""
     parts = []
-    if budget.ms and cost.latency_ms_p50 and cost.latency_ms_p50 > budget.ms:
-        parts.append(f"{cost.latency_ms_p50:.3g} ms over {budget.ms:g} ms")
-    if budget.macs and cost.macs > budget.macs:
-        parts.append(f"{cost.macs / 1e6:.4g} MMAC over {budget.macs / 1e6:g}")
-    if budget.params and cost.params > budget.params:
-        parts.append(f"{cost.params / 1e6:.4g} M parameters over {budget.params / 1e6:g}")
+    for i, cost in enumerate(costs):
+        ms, bound = _milliseconds(cost), budget.ms_on(i)
+        if ms and bound and ms * (1 + MARGIN) > bound:
+            foreseen = " predicted" if cost.latency_ms_p50 is None else ""
+            under = f" less {MARGIN:.0%}" if ms <= bound else ""
+            on = f" on {cost.target}" if len(costs) > 1 else ""
+            parts.append(f"{ms:.3g} ms{foreseen} over {bound:g} ms{under}{on}")
+    if budget.macs and costs[0].macs > budget.macs:
+        parts.append(f"{costs[0].macs / 1e6:.4g} MMAC over {budget.macs / 1e6:g}")
+    if budget.params and costs[0].params > budget.params:
+        parts.append(f"{costs[0].params / 1e6:.4g} M parameters over {budget.params / 1e6:g}")
     return ", ".join(parts)
+
+
+def _milliseconds(cost: Cost) -> float | None:
+    """What was measured, or else predicted."""
+    return cost.latency_ms_p50 if cost.latency_ms_p50 is not None else cost.predicted_ms
 
 
 def describe(architecture: Architecture) -> str:

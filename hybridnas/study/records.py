@@ -17,16 +17,22 @@ Status = Literal["complete", "pruned", "infeasible", "failed"]
 
 COLUMNS = (
     "number key design rung status reason layout families image_size macs params latency_ms_p50 latency_ms_p95 "
-    "predicted_ms accuracy seconds seed target batch_size architecture"
+    "latency_ms_low latency_ms_high num_samples predicted_ms worst_latency accuracy seconds seed target runtime "
+    "precision batch_size machine architecture"
 ).split()
+
+#: What a run with several targets says of each but the first, in columns called 'latency_ms_p50 TARGET' and so on.
+OF_EACH = ("latency_ms_p50", "latency_ms_p95", "latency_ms_low", "latency_ms_high", "num_samples", "predicted_ms")
 
 
 @dataclass(frozen=True)
 class TrialRecord:
     """One proposed architecture and all that was learnt of it.
 
-    `design` names the known layout that it is, or is empty. `accuracies` holds the validation accuracy after each
-    epoch; it is empty unless the trial was trained. `reason` says why a trial is infeasible or failed.
+    `design` names the known layout that it is, or is empty. `costs` has one cost a target, in the run's order;
+    `worst_latency` is the one figure of them all that the search minimises (`Budget.worst_latency`). `accuracies`
+    holds the validation accuracy after each epoch; it is empty unless the trial was trained. `reason` says why a
+    trial is infeasible or failed.
     """
 
     number: int
@@ -34,10 +40,16 @@ class TrialRecord:
     design: str
     status: Status
     reason: str
-    cost: Cost | None
+    costs: tuple[Cost, ...]
     accuracies: tuple[float, ...]
     seconds: float
     seed: int
+    worst_latency: float | None = None
+
+    @property
+    def cost(self) -> Cost:
+        """On the first target."""
+        return self.costs[0]
 
     @property
     def accuracy(self) -> float | None:
@@ -55,15 +67,16 @@ class TrialRecord:
         """Read what `to_json` wrote."""
         fields = json.loads(text)
         fields["architecture"] = Architecture.from_json(json.dumps(fields["architecture"]))
-        fields["cost"] = Cost(**fields["cost"]) if fields["cost"] else None
+        fields["costs"] = tuple(Cost(**cost) for cost in fields["costs"])
         fields["accuracies"] = tuple(fields["accuracies"])
         return cls(**fields)
 
     def row(self) -> dict[str, Any]:
         """The trial as a row of trials.csv."""
-        cost = asdict(self.cost) if self.cost else {}
+        others = {f"{name} {cost.target}": getattr(cost, name) for cost in self.costs[1:] for name in OF_EACH}
         return {
-            **cost,
+            **asdict(self.cost),
+            **others,
             "number": self.number,
             "key": self.architecture.key,
             "design": self.design,
@@ -73,6 +86,7 @@ class TrialRecord:
             "layout": self.architecture.layout,
             "families": self.architecture.families,
             "image_size": self.architecture.image_size,
+            "worst_latency": self.worst_latency,
             "accuracy": self.accuracy,
             "seconds": round(self.seconds, 3),
             "seed": self.seed,
@@ -82,24 +96,29 @@ class TrialRecord:
 
 def table(records: Sequence[TrialRecord]) -> pd.DataFrame:
     """All trials, one a row, in the columns of trials.csv."""
-    return typed(pd.DataFrame([record.row() for record in records], columns=COLUMNS))
+    rows = [record.row() for record in records]
+    others = [name for name in (rows[0] if rows else {}) if name not in COLUMNS]
+    return typed(pd.DataFrame(rows, columns=[*COLUMNS, *others]))
 
 
 def typed(frame: pd.DataFrame) -> pd.DataFrame:
     """The same table with whole numbers, texts and missing values in their own types, also when it has no rows."""
-    whole = {name: "Int64" for name in ("number", "rung", "image_size", "macs", "params", "seed", "batch_size")}
-    real = ("latency_ms_p50", "latency_ms_p95", "predicted_ms", "accuracy", "seconds")
-    kinds = whole | {name: "float64" for name in real}
+    whole = ("number", "rung", "image_size", "macs", "params", "seed", "batch_size", "num_samples")
+    kinds: dict[str, Any] = {name: "Int64" for name in whole}
+    others = [name for name in frame.columns if name not in COLUMNS]
+    kinds |= {
+        name: "float64" for name in (*OF_EACH, "worst_latency", "accuracy", "seconds", *others) if name not in whole
+    }
     words = [name for name in COLUMNS if name not in kinds]
     frame = frame.astype(kinds | {name: "string" for name in words})
     frame[words] = frame[words].fillna("")  # an empty cell of the file
     return frame
 
 
-def front_of(trials: pd.DataFrame) -> pd.DataFrame:
-    """The trained trials that no other beats in both accuracy and latency, fastest first.
+def front_of(trials: pd.DataFrame, latency: str = "worst_latency") -> pd.DataFrame:
+    """The trained trials that no other beats in both accuracy and a latency, fastest first.
 
     A trial is trained only within the budget, so all of them hold it.
     """
     done = trials[trials.status == "complete"]
-    return done.iloc[front(done.accuracy.tolist(), done.latency_ms_p50.tolist())]
+    return done.iloc[front(done.accuracy.tolist(), done[latency].tolist())]

@@ -52,9 +52,28 @@ class Run:
             raise RunError(f"The run folder {folder} is damaged: {first}.") from None
         return cls(folder, config, trials, result)
 
-    def front(self) -> pd.DataFrame:
-        """The trials on the Pareto front of accuracy and latency, fastest first."""
-        return front_of(self.trials)
+    def front(self, target: str | None = None) -> pd.DataFrame:
+        """The trials on the Pareto front of accuracy and latency, fastest first.
+
+        Args:
+            target: One of the run's; None is the only one, or with several the robust front: of accuracy and the worst
+                latency over its budget.
+
+        Raises:
+            RunError: the run has no such target.
+        """
+        return front_of(self.trials, "worst_latency" if target is None else self.latency_column(target))
+
+    def latency_column(self, target: str) -> str:
+        """The column of `trials` with the median milliseconds on a target.
+
+        Raises:
+            RunError: the run has no such target.
+        """
+        first, *others = self.config.targets
+        if target not in (first, *others):
+            raise RunError(f"{self.folder} has no target {target!r}, but {', '.join((first, *others))}.")
+        return "latency_ms_p50" if target == first else f"latency_ms_p50 {target}"
 
     @cached_property
     def best(self) -> pd.Series[Any]:
@@ -82,13 +101,18 @@ class Run:
 
     def best_model(self) -> Any:
         """The winner's network (`HybridNet`) with its trained weights, in eval mode."""
-        from safetensors.torch import load_file
-
-        from hybridnas.model import build
-
         best = self.folder / "best"
         if not (best / "weights.safetensors").is_file():
             raise RunError(f"{best} holds no weights: the search did not end; go on with --resume.")
-        model = build(Architecture.from_json((best / "architecture.json").read_text()), self.result["num_classes"])
-        model.load_state_dict(load_file(best / "weights.safetensors"))
-        return model.eval()
+        return load_network(best, self.result["num_classes"])
+
+
+def load_network(folder: Path, num_classes: int) -> Any:
+    """The network (`HybridNet`) whose description and weights lie in a folder, in eval mode."""
+    from safetensors.torch import load_file
+
+    from hybridnas.model import build
+
+    model = build(Architecture.from_json((folder / "architecture.json").read_text()), num_classes)
+    model.load_state_dict(load_file(folder / "weights.safetensors"))
+    return model.eval()

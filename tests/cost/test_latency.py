@@ -1,11 +1,19 @@
 """The timer's logic. How fast anything is, no test says: that depends on the machine and its hour."""
 
+import random
+import statistics
+
 import pytest
 import torch
+from torch import nn
 
 from hybridnas.architecture import Architecture, Stage, Stem, Transition
-from hybridnas.cost.latency import MIN_PAIRS, Timer, best_device, local_device
-from hybridnas.errors import ConfigError
+from hybridnas.cost import probe
+from hybridnas.cost.latency import Timer
+from hybridnas.cost.probe import MIN_PASSES, MIN_TURNS, median_interval, take_turns
+from hybridnas.cost.runtimes import Input, Setting
+from hybridnas.cost.targets import best_device, local_device, open_target
+from hybridnas.errors import CannotRun, ConfigError
 from hybridnas.model import build
 
 SMALL = Architecture(16, Stem("patch4", 8), (Stage(Transition("none", 1), "repmixer", 1, 8),))
@@ -16,42 +24,112 @@ def timer():
     return Timer("cpu", threads=1)
 
 
-@pytest.fixture(scope="module")
-def latency(timer):
-    return timer.measure(build(SMALL, 5), 16, seconds=0.05)
+class Clock:
+    """Milliseconds that each pass takes, told instead of measured; keeps the order of the passes."""
+
+    def __init__(self, **ms):
+        self.ms = ms
+        self.order = []
+
+    def __call__(self, run):
+        self.order.append(run)
+        took = self.ms[run]
+        return took(len(self.order)) if callable(took) else took
 
 
-def test_quantiles_are_in_order(latency):
-    assert 0 < latency.p50 <= latency.p95
-    assert latency.raw_p50 > 0
+def turns(clock, *names, seconds=0.0, **options):
+    return take_turns(names, "reference", seconds=seconds, time_pass=clock, **options)
 
 
-def test_at_least_the_promised_number_of_passes(timer):
-    assert timer.measure(build(SMALL, 5), 16, seconds=0.0).num_samples == MIN_PAIRS
-    assert MIN_PAIRS == 21
+def test_passes_lie_between_two_of_the_reference():
+    clock = Clock(reference=2.0, network=9.0)
+    (found,) = turns(clock, "network")
+    assert len(found) == MIN_PASSES >= MIN_TURNS
+    assert found == [(2.0, [9.0])] * len(found)
+    timed = clock.order[-2 * len(found) :]  # warm-ups come before
+    assert timed == ["network", "reference"] * len(found)
 
 
-def test_more_time_gives_more_passes(timer):
-    assert timer.measure(build(SMALL, 5), 16, seconds=1.0).num_samples > MIN_PAIRS
+def test_quick_networks_have_several_passes_a_turn():
+    (found,) = turns(Clock(reference=10.0, network=0.1), "network")
+    assert len(found) == MIN_TURNS
+    assert {len(own) for _, own in found} == {probe.MAX_REPEATS}
 
 
-def test_figures_are_ratios_to_the_reference(monkeypatch):
-    """With a clock that gives the network three times the reference's time, the latency is three references."""
+def test_several_take_turns_with_each_other():
+    clock = Clock(reference=1.0, a=2.0, b=3.0, c=4.0)
+    found = turns(clock, "a", "b", "c")
+    assert [turn[0] for turn in found] == [(1.0, [2.0]), (1.0, [3.0]), (1.0, [4.0])]
+    assert clock.order[-4:] == ["a", "b", "c", "reference"]
+
+
+def test_a_drifting_machine_gives_the_same_ratio():
+    def drift(k):
+        return 1 + k / 50
+
+    clock = Clock(reference=lambda k: 2 * drift(k), network=lambda k: 6 * drift(k))
+    (found,) = turns(clock, "network")
+    assert statistics.median(probe.ratios(found)) == pytest.approx(3, rel=0.01)
+
+
+def test_timing_ends_when_the_interval_is_narrow():
+    """With seconds to spare: the figures do not differ at all."""
+    (found,) = turns(Clock(reference=1.0, network=5.0), "network", seconds=1e6)
+    assert len(found) == MIN_PASSES
+
+
+def test_timing_goes_on_while_the_interval_is_wide():
+    generator = random.Random(0)
+    clock = Clock(reference=1.0, network=lambda k: generator.choice([4.0, 5.0, 6.0]))
+    (found,) = turns(clock, "network", seconds=0.05)
+    assert len(found) > MIN_PASSES
+
+
+def test_what_is_much_too_slow_has_few_turns(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(probe.time, "perf_counter", lambda: now[0])
+
+    def slow(k):
+        now[0] += 10
+        return 1e4
+
+    (found,) = turns(Clock(reference=1.0, network=slow), "network", seconds=2)
+    assert len(found) == 3
+
+
+@pytest.mark.parametrize("spread", [0.01, 0.2])
+def test_the_interval_holds_the_true_median_nearly_always(spread):
+    generator = random.Random(1)
+    held = 0
+    for _ in range(100):
+        low, middle, high = median_interval([generator.gauss(1, spread) for _ in range(41)])
+        assert low <= middle <= high
+        held += low <= 1 <= high
+    assert 88 <= held <= 100
+
+
+def test_figures_are_multiples_of_the_references_milliseconds(monkeypatch):
     timer = Timer("cpu", reference_ms=2.0)
-    monkeypatch.setattr(timer, "_time", lambda run: 5.0 if run is timer._reference else 15.0)
-    latency = timer.measure(build(SMALL, 5), 16, seconds=0.0)
-    assert latency.p50 == latency.p95 == pytest.approx(3 * 2.0)
+    monkeypatch.setattr(timer._target, "take_turns", lambda opened, **_: [[(5.0, [15.0, 15.0])] * 20])
+    latency = timer.measure(build(SMALL, 5), 16)
+    assert latency.p50 == latency.low == latency.high == latency.p95 == pytest.approx(3 * 2.0)
     assert latency.raw_p50 == 15.0
+    assert latency.num_samples == 40
 
 
-def test_reference_ms_is_carried_over():
-    timer = Timer("cpu", reference_ms=123.0)
-    assert timer.reference_ms == 123.0
-    assert timer.environment()["reference_ms"] == 123.0
+def test_a_real_measurement(timer):
+    latency = timer.measure(build(SMALL, 5).deploy(), 16, seconds=0.05)
+    assert 0 < latency.low <= latency.p50 <= latency.high
+    assert latency.p50 <= latency.p95
+    assert latency.raw_p50 > 0
+    assert latency.num_samples >= MIN_PASSES
 
 
-def test_reference_ms_is_measured_where_none_is_given(timer):
+def test_the_reference_speed_is_carried_over_or_measured(timer):
+    carried = Timer("cpu", reference_ms=123.0)
+    assert carried.reference_ms == carried.environment["reference_ms"] == 123.0
     assert timer.reference_ms > 0
+    assert timer.drift() > 0
 
 
 def test_threads_are_restored(timer):
@@ -63,7 +141,7 @@ def test_threads_are_restored(timer):
         model.stem.register_forward_hook(
             lambda *_: seen.append((torch.get_num_threads(), torch.is_inference_mode_enabled()))
         )
-        timer.measure(model, 16, seconds=0.0)
+        timer.measure(model, 16, seconds=0.01)
         assert set(seen) == {(1, True)}
         assert torch.get_num_threads() == 2
         Timer("cpu", threads=1, reference_ms=1.0)
@@ -73,73 +151,95 @@ def test_threads_are_restored(timer):
     assert not torch.is_inference_mode_enabled()
 
 
-def test_threads_are_restored_after_an_error(timer):
+class Broken(nn.Module):
+    def forward(self, x):
+        raise RuntimeError("out of memory. And more")
+
+
+def test_what_cannot_run_is_named_and_leaves_no_trace(timer):
     outside = torch.get_num_threads()
-
-    def fail(*_):
-        raise RuntimeError("out of memory")
-
     try:
         torch.set_num_threads(2)
-        model = build(SMALL, 5)
-        model.stem.register_forward_hook(fail)
-        with pytest.raises(RuntimeError, match="out of memory"):
-            timer.measure(model, 16)
+        with pytest.raises(CannotRun, match="torch in fp32 on cpu: out of memory$"):
+            timer.measure(Broken(), 16)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(outside)
 
 
-def test_the_batch_size_is_what_passes(timer):
+def test_the_batch_and_the_layout_are_what_is_asked_for():
     seen = []
     model = build(SMALL, 5)
-    model.stem.register_forward_hook(lambda module, args, out: seen.append(args[0].shape))
-    Timer("cpu", batch_size=3, reference_ms=1.0).measure(model, 16, seconds=0.0)
-    assert set(seen) == {(3, 3, 16, 16)}
+    model.stem.register_forward_hook(
+        lambda module, args, out: seen.append(
+            (tuple(args[0].shape), args[0].is_contiguous(memory_format=torch.channels_last))
+        )
+    )
+    timer = Timer("cpu", batch_size=3, reference_ms=1.0)
+    timer.measure(model, 16, seconds=0.0)
+    assert set(seen) == {((3, 3, 16, 16), False)}
+    seen.clear()
+    timer.open(model, Input((2, 3, 16, 16), channels_last=True))
+    assert set(seen) == {((2, 3, 16, 16), True)}
 
 
 def test_the_network_is_timed_as_it_is_given(timer):
     model = build(SMALL, 5).eval()
     modes = []
     model.register_forward_hook(lambda module, *_: modes.append(module.training))
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+    names = list(model.state_dict())
     timer.measure(model, 16, seconds=0.0)
+    assert set(modes) == {False}
+    modes.clear()
     timer.measure(model.train(), 16, seconds=0.0)
-    assert set(modes[:MIN_PAIRS]) == {False} and set(modes[-MIN_PAIRS:]) == {True}
-    model.eval()
-    timer.measure(model, 16, seconds=0.0)
-    assert list(model.state_dict()) == list(before)  # nothing fused
+    assert set(modes) == {True}
+    assert list(model.state_dict()) == names  # nothing fused
 
 
-def test_a_timer_leaves_the_random_generator_alone():
+def test_a_timer_leaves_the_random_generator_alone(timer):
     torch.manual_seed(7)
     expected = torch.rand(4)
     torch.manual_seed(7)
-    Timer("cpu", reference_ms=1.0)
+    Timer("cpu", reference_ms=1.0).measure(build(SMALL, 5).eval(), 16, seconds=0.0)
+    torch.manual_seed(7)
+    timer.open(nn.Conv2d(3, 4, 1), Input((1, 3, 4, 4)))
+    torch.manual_seed(7)
+    timer.open(nn.Identity(), Input((1, 3, 4, 4)))
     assert torch.equal(torch.rand(4), expected)
 
 
 def test_the_environment_is_recorded(timer):
-    environment = timer.environment()
-    assert environment["threads"] == 1
+    environment = timer.environment
     assert environment["target"] == "cpu"
-    assert environment["torch"] == torch.__version__
-    assert all(value for value in environment.values())
+    assert (environment["runtime"], environment["precision"]) == ("torch", "fp32")
+    assert (environment["threads"], environment["batch_size"]) == (1, 1)
+    assert environment["versions"] == {"torch": torch.__version__.partition("+")[0]} or environment["versions"]
+    assert environment["cpu"] and environment["platform"]
+
+
+def test_the_fingerprint_tells_settings_apart_but_not_moments():
+    def of(**setting):
+        return Timer("cpu", reference_ms=1.0, **setting).fingerprint
+
+    assert of() == of()
+    assert len({of(), of(batch_size=2), of(threads=2), of(precision="bf16")}) == 4
+    timer = Timer("cpu", reference_ms=1.0)
+    before = timer.fingerprint
+    timer.machine["clock_mhz"] = "1.0"
+    assert timer.fingerprint == before
+    timer.machine["cpu"] = "another"
+    assert timer.fingerprint != before
 
 
 @pytest.mark.parametrize("target", ["", "gpu", "cpu0", "tpu", "cuda:-1", "meta", "xpu", "cuda:99"])
 def test_an_unknown_device_is_a_config_error(target):
-    with pytest.raises(ConfigError) as caught:
-        local_device(target)
-    sentence = str(caught.value)
-    assert repr(target) in sentence
-    assert "cpu" in sentence
-    assert "\n" not in sentence
-
-
-def test_a_timer_refuses_an_unknown_device():
-    with pytest.raises(ConfigError, match="'tpu'"):
-        Timer("tpu")
+    for ask in (local_device, lambda name: open_target(name, Setting())):
+        with pytest.raises(ConfigError) as caught:
+            ask(target)
+        sentence = str(caught.value)
+        assert repr(target) in sentence
+        assert "cpu" in sentence
+        assert "\n" not in sentence
 
 
 def test_the_best_device_is_here():

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,9 @@ from optuna.trial import TrialState
 from torch import nn
 
 from hybridnas.cost.latency import Latency, Timer
-from hybridnas.cost.measure import Budget
+from hybridnas.cost.measure import Budget, Costing
+from hybridnas.cost.runtimes import Input, Setting
+from hybridnas.cost.table import Table
 from hybridnas.data.sources import open_source
 from hybridnas.errors import BudgetError, OutOfTime, TrainingFailed
 from hybridnas.model import num_params
@@ -38,22 +40,50 @@ def trainer(npz_file: Path) -> Trainer:
 class CountingTimer(Timer):
     """Milliseconds in proportion to the parameters: figures that repeat exactly and take no time."""
 
-    def measure(self, network: nn.Module, image_size: int, *, seconds: float = 0.5) -> Latency:
-        ms = num_params(network) / 1e4
-        return Latency(ms, 1.1 * ms, ms, 1)
+    def __init__(self, target: str = "cpu", slowness: float = 1.0) -> None:
+        self.target = target
+        self.setting = Setting()
+        self.reference_ms = 1.0
+        self.slowness = slowness
 
+    @property
+    def machine(self) -> dict[str, object]:  # type: ignore[override]
+        return {"target": self.target}
 
-@pytest.fixture(scope="module")
-def timer() -> Timer:
-    return CountingTimer("cpu", threads=1, reference_ms=1.0)
+    def open(self, model: nn.Module | Path, given: Input) -> nn.Module | Path:
+        return model
+
+    def measure_opened(self, opened: Sequence[nn.Module], **_: object) -> list[Latency]:
+        every = [self.slowness * (num_params(network) + 1) / 1e4 for network in opened]
+        return [Latency(ms, 1.1 * ms, 0.99 * ms, 1.01 * ms, ms, 1) for ms in every]
 
 
 @pytest.fixture
-def make_search(tmp_path: Path, space_file: Path, trainer: Trainer, timer: Timer) -> MakeSearch:
-    def make(budget: Budget = Budget(), folder: str = "run", space: SearchSpace | None = None) -> Search:  # noqa: B008
+def make_costing(tmp_path: Path, trainer: Trainer) -> Iterator[Callable[..., Costing]]:
+    tables = []
+
+    def make(*timers: Timer) -> Costing:
+        tables.append(Table(tmp_path / f"{len(tables)}.sqlite"))
+        return Costing(timers or [CountingTimer()], trainer.dataset.num_classes, tables[-1])
+
+    yield make
+    for table in tables:
+        table.close()
+
+
+@pytest.fixture
+def make_search(tmp_path: Path, space_file: Path, trainer: Trainer, make_costing: Callable[..., Costing]) -> MakeSearch:
+    def make(
+        budget: Budget = Budget(),  # noqa: B008
+        folder: str = "run",
+        space: SearchSpace | None = None,
+        timers: Sequence[Timer] = (),
+    ) -> Search:
         (tmp_path / folder).mkdir(exist_ok=True)
         space = space or SearchSpace.load(space_file)
-        return Search(tmp_path / folder, space, budget, timer, trainer, Recipe(1, batch_size=64), seed=0)
+        return Search(
+            tmp_path / folder, space, budget, make_costing(*timers), trainer, Recipe(1, batch_size=64), seed=0
+        )
 
     return make
 
@@ -92,8 +122,8 @@ def test_what_is_over_budget_is_never_trained(make_search: MakeSearch, monkeypat
     infeasible = [record for record in search.records if record.status == "infeasible"]
     complete = [record for record in search.records if record.status == "complete"]
     assert infeasible and len(complete) == 4
-    assert all(r.cost and r.cost.macs > 84_000 and r.cost.latency_ms_p50 is None for r in infeasible)
-    assert all(r.cost and r.cost.macs <= 84_000 for r in complete)
+    assert all(r.cost.macs > 84_000 and r.cost.latency_ms_p50 is None for r in infeasible)
+    assert all(r.cost.macs <= 84_000 for r in complete)
     assert "MMAC over 0.084" in infeasible[0].reason
     assert sorted(trained) == sorted(r.architecture.key for r in complete)
     told = search.study.get_trials(deepcopy=False)
@@ -117,7 +147,7 @@ def test_an_unreachable_budget_ends_with_the_nearest_design(make_search: MakeSea
         BudgetError, match=r"0\.001 ms is out of reach .* the fastest took .* ms on cpu: \w+ x1"
     ) as caught:
         search.run(trials=5, seconds_left=forever)
-    fastest = min(record.cost.latency_ms_p50 for record in search.records if record.cost and record.cost.latency_ms_p50)
+    fastest = min(record.cost.latency_ms_p50 for record in search.records if record.cost.latency_ms_p50)
     assert f"took {fastest:.3g} ms" in str(caught.value)
     assert len(search.records) == HOPELESS
 

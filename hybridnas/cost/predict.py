@@ -1,0 +1,232 @@
+"""What an architecture costs, from the table: without building it, once its parts are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from hybridnas.architecture import Architecture
+from hybridnas.cost.calibration import Calibration, Sum
+from hybridnas.cost.latency import SECONDS, Latency, Timer
+from hybridnas.cost.macs import count_macs_of
+from hybridnas.cost.parts import Part, parts_of
+from hybridnas.cost.runtimes import OF_TORCH, Input
+from hybridnas.cost.table import Count, Table, Time, Timed, code_digest
+from hybridnas.errors import CannotRun
+from hybridnas.model import build, num_params
+
+#: So many parts take turns at most: about as many as a network has.
+TOGETHER = 12
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Milliseconds in the timer's reference speed: the median and its 95 % interval."""
+
+    ms: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What is timed of a part: one block of a body or two, in the memory layout in which the input comes.
+
+    Two, since blocks differ in turns (shifted windows) and since calling a body at all costs time.
+    """
+
+    part: Part
+    depth: int
+    channels_last: bool
+
+    @property
+    def key(self) -> str:
+        """The part's key and the rest."""
+        return f"{self.part.key} x{self.depth}{' channels_last' if self.channels_last else ''}"
+
+
+class Counter:
+    """MACs and parameters of architectures as exact sums of their parts'.
+
+    Args:
+        table: Where counts are kept.
+        num_classes: Scores of the networks.
+    """
+
+    def __init__(self, table: Table, num_classes: int) -> None:
+        self.table = table
+        self.num_classes = num_classes
+        self._counts = table.counts()
+
+    def count(self, architecture: Architecture) -> tuple[int, int]:
+        """MACs of one image and parameters, both of the deploy form; parts that the table lacks are counted.
+
+        Raises:
+            ArchitectureError: it cannot be built.
+            UncountedOperatorError: a part runs an operator that nobody said how to count.
+        """
+        macs = params = 0
+        for part, depth in parts_of(architecture, self.num_classes):
+            count = self.count_of(part)
+            macs += count.macs + (depth - 1) * count.more_macs
+            params += count.params + (depth - 1) * count.more_params
+        return macs, params
+
+    def count_of(self, part: Part) -> Count:
+        """A part's counts, counted now if the table lacks them."""
+        found = self._counts.get(part.key)
+        if found is None:
+            found = self._counts[part.key] = _count(part)
+            self.table.add_count(part.key, found)
+        return found
+
+
+class Predictor:
+    """Latency of architectures on one target, from the times of their parts.
+
+    Args:
+        counter: Knows the parts' layouts, and the table.
+        timer: Times what the table lacks.
+    """
+
+    def __init__(self, counter: Counter, timer: Timer) -> None:
+        self.counter = counter
+        self.timer = timer
+        self.table = counter.table
+        self.context = f"{timer.fingerprint}-{code_digest()}"
+        self._times = self.table.times(self.context)
+        self._networks = self.table.networks(self.context)
+        self.table.add_machine(self.context, timer.environment)
+        self.recalibrate()
+
+    def timings(self, architecture: Architecture) -> dict[Timing, float]:
+        """What to time, and how often each is in the network."""
+        found: dict[Timing, float] = {}
+        last = False
+        layouts = self.timer.setting.runtime in OF_TORCH
+        for part, depth in parts_of(architecture, self.counter.num_classes):
+            after = layouts and self.counter.count_of(part).channels_last[last]
+            if depth == 1:
+                wanted = {Timing(part, 1, last): 1.0}
+            elif after == last:
+                wanted = {Timing(part, 2, last): depth / 2}
+            else:  # the first block gets what comes, the others what the first makes of it
+                wanted = {Timing(part, 1, last): 1.0, Timing(part, 2, after): (depth - 1) / 2}
+            for timing, times in wanted.items():
+                found[timing] = found.get(timing, 0.0) + times
+            last = after
+        return found
+
+    def missing(self, architectures: Iterable[Architecture]) -> list[Timing]:
+        """What the table lacks of these."""
+        found = {timing: None for each in architectures for timing in self.timings(each)}
+        return [timing for timing in found if timing.key not in self._times]
+
+    def fill(self, timings: Sequence[Timing], tell: Callable[[int], None] = lambda done: None) -> None:
+        """Time parts, a dozen at a time; each dozen is kept when it ends, and `tell` gets how many are.
+
+        Raises:
+            CannotRun: the target cannot run one; the message names the part and the reason.
+            TargetError: the target is gone.
+        """
+        for start in range(0, len(timings), TOGETHER):
+            group = timings[start : start + TOGETHER]
+            self._keep(group, self.timer.measure_opened([self._open(timing) for timing in group]))
+            tell(start + len(group))
+
+    def measure(
+        self, architecture: Architecture, *, seconds: float = SECONDS, with_parts: bool = True
+    ) -> tuple[Latency, Prediction | None]:
+        """Time the deploy form of a network for real, the parts that the table lacks in turns with it.
+
+        Both are kept, and the calibration learns from the network; the prediction is that of before. Without
+        parts, where the table lacks any, there is no prediction and nothing is learnt.
+
+        Raises:
+            CannotRun: the target cannot run it; the message names the part where one is at fault.
+            TargetError: the target is gone.
+        """
+        group = self.missing([architecture]) if with_parts else []
+        opened = [self._open(timing) for timing in group]
+        shape = (self.timer.setting.batch_size, 3, architecture.image_size, architecture.image_size)
+        with torch.random.fork_rng(devices=[]):
+            network = build(architecture, self.counter.num_classes).deploy()
+        opened.append(self.timer.open(network, Input(shape)))
+        *times, latency = self.timer.measure_opened(opened, seconds=seconds)
+        self._keep(group, times)
+        if self.missing([architecture]):
+            return latency, None
+        foreseen = self.predict(architecture)
+        parts = {timing.key: often for timing, often in self.timings(architecture).items()}
+        timed = Timed(parts, latency.p50 / self.timer.reference_ms)
+        self._networks[architecture.key] = timed
+        self.table.add_network(self.context, architecture.key, timed)
+        self.recalibrate()
+        return latency, foreseen
+
+    def predict(self, architecture: Architecture) -> Prediction:
+        """Milliseconds of the deploy form; all its parts must be in the table (`missing`, `fill`)."""
+        parts = {timing.key: often for timing, often in self.timings(architecture).items()}
+        ratio, half = self._calibration.predict(self._sum(parts))
+        ms, half = ratio * self.timer.reference_ms, half * self.timer.reference_ms
+        return Prediction(ms, ms - half, ms + half)
+
+    def recalibrate(self) -> None:
+        """Learn from all networks that were timed in this context."""
+        usable = [timed for timed in self._networks.values() if timed.parts.keys() <= self._times.keys()]
+        self._calibration = Calibration([self._sum(timed.parts) for timed in usable], [timed.ratio for timed in usable])
+
+    @property
+    def num_networks(self) -> int:
+        """How many networks the calibration knows."""
+        return self._calibration.num_networks
+
+    def _open(self, timing: Timing) -> object:
+        shape = (self.timer.setting.batch_size, *timing.part.shape)
+        try:
+            return self.timer.open(timing.part.build(timing.depth), Input(shape, timing.channels_last))
+        except CannotRun as error:
+            raise CannotRun(f"{timing.part}: {error}") from None
+
+    def _keep(self, timings: Sequence[Timing], latencies: Sequence[Latency]) -> None:
+        reference = self.timer.reference_ms
+        for timing, found in zip(timings, latencies, strict=True):
+            time = Time(found.p50 / reference, found.low / reference, found.high / reference, found.num_samples)
+            self._times[timing.key] = time
+            self.table.add_time(self.context, timing.key, time)
+
+    def _sum(self, parts: dict[str, float]) -> Sum:
+        by_kind: dict[str, float] = {}
+        for key, often in parts.items():
+            kind = _kind(key)
+            by_kind[kind] = by_kind.get(kind, 0.0) + often * self._times[key].ratio
+        return Sum(by_kind, len(parts))
+
+
+def _kind(key: str) -> str:
+    """The family of a body, else what kind of part it is: the first two words of the key."""
+    kind, name = key[2:].split('"', 3)[0], key.split('"', 4)[3]
+    return name if kind == "block" else kind
+
+
+def _count(part: Part) -> Count:
+    one, shape = part.build(), (1, *part.shape)
+    macs, params = count_macs_of(one, shape), num_params(one)
+    more_macs = more_params = 0
+    if part.kind == "block":
+        two = part.build(2)
+        more_macs, more_params = count_macs_of(two, shape) - macs, num_params(two) - params
+    return Count(macs, params, more_macs, more_params, (_ends_last(one, shape, False), _ends_last(one, shape, True)))
+
+
+def _ends_last(module: nn.Module, shape: tuple[int, ...], channels_last: bool) -> bool:
+    """Whether channels come out last in memory."""
+    with torch.inference_mode():
+        x = torch.zeros(shape)
+        if channels_last and x.ndim == 4:
+            x = x.to(memory_format=torch.channels_last)
+        out = module(x)
+    return bool(out.ndim == 4 and not out.is_contiguous() and out.is_contiguous(memory_format=torch.channels_last))

@@ -1,0 +1,186 @@
+"""The table: what each part costs, counted or timed once, kept in the user's cache folder for every later search.
+
+Counts hold for a version of the code. Times are multiples of the reference network's and hold for that and for one
+machine, runtime, precision, batch size and number of threads: a fingerprint of all these is part of their key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_cache_path
+
+from hybridnas.errors import ConfigError
+
+#: Names another folder than the user's cache folder.
+FOLDER_VARIABLE = "HYBRIDNAS_CACHE"
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS counts (code TEXT, part TEXT, count TEXT, PRIMARY KEY (code, part)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS machines (context TEXT PRIMARY KEY, machine TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS times (context TEXT, part TEXT, time TEXT, PRIMARY KEY (context, part)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS networks (context TEXT, network TEXT, parts TEXT, ratio REAL, PRIMARY KEY (context, network))
+    WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class Count:
+    """Multiply-adds and parameters of a part, and which layout comes out of it.
+
+    Attributes:
+        macs: Of the part, or of a body of one block.
+        params: Likewise.
+        more_macs: Of each further block.
+        more_params: Likewise.
+        channels_last: Whether channels come out last where they went in first, and where they went in last.
+    """
+
+    macs: int
+    params: int
+    more_macs: int
+    more_params: int
+    channels_last: tuple[bool, bool]
+
+
+@dataclass(frozen=True)
+class Time:
+    """A part's time over the reference network's, with its 95 % interval."""
+
+    ratio: float
+    low: float
+    high: float
+    num_samples: int
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A whole network that was timed: how often each timed part is in it, and its time over the reference's."""
+
+    parts: dict[str, float]
+    ratio: float
+
+
+class Table:
+    """The file, with what this process needs of it in memory. Several processes may use one.
+
+    Args:
+        path: None is `cost.sqlite` in the user's cache folder, or in the folder that HYBRIDNAS_CACHE names.
+
+    Raises:
+        ConfigError: the file cannot be opened, or is no table.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path or default_path()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+            self._file.execute("PRAGMA journal_mode=WAL")
+            self._file.execute("PRAGMA synchronous=NORMAL")
+            self._file.executescript(SCHEMA)
+        except (sqlite3.Error, OSError) as error:
+            raise ConfigError(
+                f"The table {self.path} cannot be opened: {error}; remove it, or set {FOLDER_VARIABLE} to a folder "
+                "that can be written."
+            ) from None
+
+    def close(self) -> None:
+        """Close the file; everything is on disk already."""
+        self._file.close()
+
+    def counts(self) -> dict[str, Count]:
+        """All counts of this version of the code, by part."""
+        rows = self._file.execute("SELECT part, count FROM counts WHERE code = ?", (code_digest(),))
+        return {part: _count(count) for part, count in rows}
+
+    def add_count(self, part: str, count: Count) -> None:
+        """Keep a part's counts."""
+        self._write("INSERT OR REPLACE INTO counts VALUES (?, ?, ?)", code_digest(), part, json.dumps(asdict(count)))
+
+    def times(self, context: str) -> dict[str, Time]:
+        """All times of a context, by timed part."""
+        rows = self._file.execute("SELECT part, time FROM times WHERE context = ?", (context,))
+        return {part: Time(**json.loads(time)) for part, time in rows}
+
+    def add_time(self, context: str, part: str, time: Time) -> None:
+        """Keep a part's time."""
+        self._write("INSERT OR REPLACE INTO times VALUES (?, ?, ?)", context, part, json.dumps(asdict(time)))
+
+    def networks(self, context: str) -> dict[str, Timed]:
+        """All networks that were timed in a context, by key."""
+        rows = self._file.execute("SELECT network, parts, ratio FROM networks WHERE context = ?", (context,))
+        return {network: Timed(json.loads(parts), ratio) for network, parts, ratio in rows}
+
+    def add_network(self, context: str, network: str, timed: Timed) -> None:
+        """Keep the time of a whole network."""
+        self._write(
+            "INSERT OR REPLACE INTO networks VALUES (?, ?, ?, ?)",
+            context,
+            network,
+            json.dumps(timed.parts),
+            timed.ratio,
+        )
+
+    def add_machine(self, context: str, machine: dict[str, Any]) -> None:
+        """Say what a context stands for."""
+        self._write("INSERT OR REPLACE INTO machines VALUES (?, ?)", context, json.dumps(machine))
+
+    def contexts(self) -> Iterator[tuple[str, dict[str, Any], int, int]]:
+        """Every context: its fingerprint, what it stands for, and how many parts and networks were timed in it."""
+        rows = self._file.execute("SELECT context, machine FROM machines ORDER BY context").fetchall()
+        for context, machine in rows:
+            (num_parts,) = self._file.execute("SELECT COUNT(*) FROM times WHERE context = ?", (context,)).fetchone()
+            (num,) = self._file.execute("SELECT COUNT(*) FROM networks WHERE context = ?", (context,)).fetchone()
+            yield context, json.loads(machine), num_parts, num
+
+    def num_counts(self) -> int:
+        """Parts whose counts hold for this version of the code."""
+        (number,) = self._file.execute("SELECT COUNT(*) FROM counts WHERE code = ?", (code_digest(),)).fetchone()
+        return int(number)
+
+    def clear(self, context: str | None = None) -> None:
+        """Forget the times of one context, or everything."""
+        if context is not None:
+            for name in ("machines", "times", "networks"):
+                self._write(f"DELETE FROM {name} WHERE context = ?", context)
+            return
+        for name in ("counts", "machines", "times", "networks"):
+            self._write(f"DELETE FROM {name}")
+
+    def _write(self, statement: str, *values: object) -> None:
+        try:
+            self._file.execute(statement, values)
+        except sqlite3.Error as error:
+            raise ConfigError(f"The table {self.path} cannot be written: {error}.") from None
+
+
+def default_path() -> Path:
+    """Where the table lies."""
+    folder = os.environ.get(FOLDER_VARIABLE)
+    return (Path(folder) if folder else user_cache_path("hybridnas")) / "cost.sqlite"
+
+
+@lru_cache(1)
+def code_digest() -> str:
+    """12 hexadecimal digits of the code that parts are made of: ours, and the versions of torch and timm."""
+    import hybridnas.blocks
+
+    digest = hashlib.sha256(f"{version('torch')} {version('timm')}".encode())
+    for path in sorted(Path(hybridnas.blocks.__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _count(text: str) -> Count:
+    fields = json.loads(text)
+    return Count(**{**fields, "channels_last": tuple(fields["channels_last"])})

@@ -1,0 +1,46 @@
+"""The winner as an ONNX file, for the runtimes that take one."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from hybridnas.cost.runtimes import Input, Setting, to_onnx
+from hybridnas.errors import HybridNasError
+from hybridnas.files import write_atomic
+from hybridnas.model import HybridNet, image_batch
+
+FILE = "model.onnx"
+
+#: How far an fp32 file's scores may lie from torch's, over the largest: other kernels add up in another order.
+TOLERANCE = 1e-3
+
+
+def export_onnx(model: HybridNet, folder: Path, setting: Setting) -> None:
+    """Write the deploy form as `model.onnx` for batches of the setting's size, and compare it with torch.
+
+    What is compared is an fp32 file, where onnxruntime is installed: fewer bits give other scores by design.
+
+    Raises:
+        CannotRun: the network has no ONNX form.
+        HybridNasError: the file's scores are not torch's; it is removed.
+    """
+    size = model.architecture.image_size
+    shape = (setting.batch_size, 3, size, size)
+    file = to_onnx(model.deploy(), Input(shape), setting.file_precision)
+    write_atomic(folder / FILE, file)
+    if setting.file_precision != "fp32" or find_spec("onnxruntime") is None:
+        return
+    import onnxruntime
+
+    images = image_batch(setting.batch_size, size)
+    with torch.inference_mode():
+        expected = model.eval()(images)
+    session = onnxruntime.InferenceSession(folder / FILE, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    error = float((torch.from_numpy(found) - expected).abs().max())
+    if not error <= TOLERANCE * max(1.0, float(expected.abs().max())):
+        (folder / FILE).unlink()
+        raise HybridNasError(f"{FILE} differs from the trained network by {error:.2g}: it was not exported.")

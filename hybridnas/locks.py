@@ -1,0 +1,69 @@
+"""A device that many may train on at once, or one may time alone: locks across processes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
+
+
+class DeviceLock:
+    """The lock of one device of this machine, for all processes of this user: of a run, and of other runs.
+
+    Training takes it a step at a time, so that a timer waits for a step and not for a training.
+    The locks are flock's: a process that dies leaves none behind. Windows has none, and nothing is locked there.
+
+    Args:
+        device: 'cpu', 'cuda:0', ...
+        folder: Where the lock files lie; None is the machine's folder for temporary files.
+    """
+
+    def __init__(self, device: str, folder: Path | None = None) -> None:
+        if sys.platform != "win32":
+            folder = folder or Path(tempfile.gettempdir()) / f"hybridnas-{os.getuid()}"
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            name = device.replace(":", "-")
+            self._device, self._gate = (
+                os.open(folder / f"{name}.{kind}.lock", os.O_RDWR | os.O_CREAT, 0o600) for kind in ("device", "gate")
+            )
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """For who trains: beside others who do, never while one times. Who waits to time goes first."""
+        if sys.platform == "win32":
+            yield
+            return
+        fcntl.flock(self._gate, fcntl.LOCK_SH)  # shut while a timer waits: else trainers could hold it off for ever
+        try:
+            fcntl.flock(self._device, fcntl.LOCK_SH)
+        finally:
+            fcntl.flock(self._gate, fcntl.LOCK_UN)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._device, fcntl.LOCK_UN)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """For who times: while nobody trains and nobody else times."""
+        if sys.platform == "win32":
+            yield
+            return
+        fcntl.flock(self._gate, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(self._device, fcntl.LOCK_EX)
+            yield
+        finally:
+            fcntl.flock(self._device, fcntl.LOCK_UN)
+            fcntl.flock(self._gate, fcntl.LOCK_UN)
+
+    def __del__(self) -> None:
+        for handle in (getattr(self, "_device", None), getattr(self, "_gate", None)):
+            if handle is not None:
+                os.close(handle)
