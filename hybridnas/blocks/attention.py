@@ -15,6 +15,17 @@ from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 from hybridnas.blocks.options import LAYER_SCALE_INIT, check_expand
 
 
+def to_map(tokens: Tensor, height: int, width: int) -> Tensor:
+    """(B, H*W, C) -> (B, C, H, W), without a copy.
+
+    What stands as the stride between images where there is only one is arbitrary, and one that is not C*H*W keeps
+    convolutions from taking channels that are last for that: they would copy, and all that follows would be computed in
+    the other layout.
+    """
+    x = tokens[0] if len(tokens) == 1 else tokens
+    return x.view(len(tokens), height, width, -1).permute(0, 3, 1, 2)
+
+
 class PositionBias(nn.Module):
     """What is added to the attention of every pair of positions: a table, gathered by `index`, and a mask.
 

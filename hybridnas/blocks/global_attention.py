@@ -14,7 +14,7 @@ from timm.layers import trunc_normal_
 from timm.models.fastvit import AttentionBlock, RepConditionalPosEnc
 from torch import Tensor, nn
 
-from hybridnas.blocks.attention import PreNormBlock, SelfAttention, check_heads, distance_bias, relative_bias
+from hybridnas.blocks.attention import PreNormBlock, SelfAttention, check_heads, distance_bias, relative_bias, to_map
 from hybridnas.blocks.options import (
     LAYER_SCALE_INIT,
     check_count,
@@ -143,9 +143,9 @@ class GlobalAttention(nn.Module):
         x = self.position(x)
         if not self.tokens:
             return self.blocks(x)  # type: ignore[no-any-return]
-        B, C, H, W = x.shape  # noqa: N806
+        B, _, H, W = x.shape  # noqa: N806
         tokens: Tensor = x.flatten(2).transpose(1, 2)  # (B, H*W, C)
         if self.class_token is not None:
             tokens = torch.cat((self.class_token.expand(B, -1, -1), tokens), dim=1)
         tokens = self.blocks(tokens.unsqueeze(1)).squeeze(1)
-        return tokens if self.class_token is not None else tokens.transpose(1, 2).reshape(B, C, H, W)
+        return tokens if self.class_token is not None else to_map(tokens, H, W)

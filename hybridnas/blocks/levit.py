@@ -11,7 +11,7 @@ from timm.layers import DropPath, get_act_layer
 from timm.models.levit import LevitMlp, LinearNorm
 from torch import Tensor, nn
 
-from hybridnas.blocks.attention import PositionBias, attend, distance_bias
+from hybridnas.blocks.attention import PositionBias, attend, distance_bias, to_map
 from hybridnas.blocks.options import check_act, check_count, check_expand, check_ratio, rates_for
 
 
@@ -144,6 +144,5 @@ class LeViT(nn.Module):
         check_act(act)
 
     def forward(self, x: Tensor) -> Tensor:
-        B, C, H, W = x.shape  # noqa: N806
-        tokens: Tensor = self.blocks(x.flatten(2).transpose(1, 2))
-        return tokens.transpose(1, 2).reshape(B, C, H, W)
+        tokens: Tensor = self.blocks(x.flatten(2).transpose(1, 2))  # (B, H*W, C)
+        return to_map(tokens, *x.shape[2:])

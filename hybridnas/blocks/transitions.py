@@ -15,7 +15,7 @@ from timm.models.levit import LevitMlp
 from timm.models.swin_transformer import PatchMerging
 from torch import Tensor, nn
 
-from hybridnas.blocks.attention import SelfAttention, check_heads, relative_bias
+from hybridnas.blocks.attention import SelfAttention, check_heads, relative_bias, to_map
 from hybridnas.blocks.bottleneck import bottleneck, check_bottleneck
 from hybridnas.blocks.levit import LevitAttention
 from hybridnas.blocks.mbconv import check_inverted_residual, inverted_residual
@@ -189,8 +189,7 @@ class TransformerTransition(nn.Module):
         side = x.shape[2:]
         x = shortcut + self.attention(x.flatten(2).transpose(1, 2).unsqueeze(1)).squeeze(1)
         x = x + self.mlp(self.norm2(x))
-        out: Tensor = x.transpose(1, 2).unflatten(2, side)
-        return out
+        return to_map(x, *side)
 
 
 class PoolTransition(nn.Sequential):
@@ -274,8 +273,7 @@ class LevitTransition(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.attention(x.flatten(2).transpose(1, 2))
         x = x + self.mlp(x)
-        out: Tensor = x.transpose(1, 2).unflatten(2, (self.side, -1))
-        return out
+        return to_map(x, self.side, self.side)
 
 
 def halve() -> nn.Module:
