@@ -9,6 +9,7 @@ from hybridnas.profile import profile
 from hybridnas.recommend import recommend
 from hybridnas.report.__main__ import report
 from hybridnas.search import search
+from hybridnas.table import app as table_app
 
 app = typer.Typer(
     add_completion=False,
@@ -21,6 +22,7 @@ app.command("search")(search)
 app.command("profile")(profile)
 app.command("recommend")(recommend)
 app.command("report")(report)
+app.add_typer(table_app, name="table")
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -50,6 +51,14 @@ def npz_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         class_names=np.array(["top", "middle", "bottom"]),
     )
     return path
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or writes the user's table of parts, nor does a command that a test starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HYBRIDNAS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from fakes import CountingTimer
 
 from hybridnas import Architecture, Run, SearchConfig, Stage, Stem, Transition, run_search
 from hybridnas.cli import exit_code
+from hybridnas.errors import RunError, TargetError
+from hybridnas.model import HybridNet
+from hybridnas.pipeline import FINAL_S
 from hybridnas.report.__main__ import app as report_app
+from hybridnas.report.tables import summary
 from hybridnas.search import app
 
 SECONDS = 120
@@ -56,6 +63,96 @@ def test_the_run_folder(finished: Path) -> None:
     config = json.loads((finished / "config.json").read_text())
     assert config["epochs"] == 1 and config["threads"] == 1 and config["target"] == config["device"] != None  # noqa: E711
     assert (finished / "pareto.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_exported_file_is_what_the_budget_is_about(finished: Path) -> None:
+    (target,) = json.loads((finished / "result.json").read_text())["targets"]
+    assert target["budget_ms"] == 1000 and target["predicted_ms"] > 0
+    assert 0 < target["latency_ms_low"] <= target["latency_ms_p50"] <= target["latency_ms_high"]
+    (machine,) = json.loads((finished / "environment.json").read_text())["targets"]
+    assert target["reference_ms"] == machine["reference_ms"] > 0
+    trials = Run.load(finished).trials
+    assert (trials.machine == machine["fingerprint"]).all() and (trials.num_samples > 0).all()
+    assert trials.latency_ms_low.le(trials.latency_ms_p50).all()
+    text = summary(Run.load(finished))
+    assert "budget 1000 ms, predicted" in text and "the exported file p50" in text
+
+
+class Liar(CountingTimer):
+    """Finds networks slower once they are exported: the first few, or all."""
+
+    liars = 2
+
+    def __init__(self, target: str, **_: object) -> None:
+        super().__init__(target)
+        self.finals = 0
+
+    def measure(self, model, image_size, *, seconds=1.0, **_):  # type: ignore[no-untyped-def]
+        latency = super().measure(model, image_size)
+        if seconds == FINAL_S:
+            self.finals += 1
+            if self.finals <= self.liars:
+                return replace(latency, p50=1000 * latency.p50)
+        return latency
+
+
+@pytest.mark.parametrize("liars", [2, 1000])
+def test_the_next_best_takes_the_place_of_what_does_not_hold_the_budget(
+    liars: int, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("hybridnas.pipeline.Timer", Liar)
+    monkeypatch.setattr(Liar, "liars", liars)
+    code = exit_code(app, [*arguments, "--trials", "6", "--budget-ms", "100"])
+    folder = Path(arguments[1])
+    run = Run.load(folder)
+    printed = capsys.readouterr()
+    passed_over = re.findall(r"trial (\d+), exported, is over the budget", printed.out)
+    if liars == 2 < len(run.front()):
+        assert code == 0 and len(passed_over) == 2
+        assert str(run.best.number) not in passed_over
+        assert run.architecture(int(run.best.number)) == Architecture.from_json(
+            (folder / "best" / "architecture.json").read_text()
+        )
+    else:
+        assert code == 3
+        assert len(passed_over) == len(run.front()) and not (folder / "best").exists()
+        assert "No design holds the budget of 100 ms" in printed.err
+
+
+def test_a_target_that_is_gone_leaves_a_run_to_resume(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened = []
+
+    def dies(model: object) -> None:
+        opened.extend([model] if isinstance(model, HybridNet) else [])
+        if len(opened) == 4:
+            raise TargetError("The target cpu stopped answering")
+
+    monkeypatch.setattr("hybridnas.pipeline.Timer", lambda target, **_: CountingTimer(target, before=dies))
+    assert exit_code(app, [*arguments, "--trials", "6"]) == 2
+    assert capsys.readouterr().err == "hybridnas: The target cpu stopped answering\n"
+    folder = Path(arguments[1])
+    done = len(Run.load(folder).trials)
+    assert 0 < done < 6 and (folder / "pareto.png").stat().st_size > 10_000
+    assert exit_code(app, ["--resume", "--out", str(folder)]) == 0
+    assert len(Run.load(folder).trials) >= 6
+
+
+def test_two_targets_give_a_front_each(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("hybridnas.pipeline.Timer", lambda target, **_: CountingTimer(target, len(target)))
+    targets = ["--target", "cpu", "--target", "ssh://pi@edge"]
+    assert exit_code(app, [*arguments, *targets, "--trials", "5", "--budget-ms", "50", "--budget-ms", "500"]) == 0
+    run = Run.load(Path(arguments[1]))
+    assert run.config.targets == ("cpu", "ssh://pi@edge") and run.config.budget_ms == (50, 500)
+    assert len(run.front("cpu")) and len(run.front("ssh://pi@edge")) and len(run.front())
+    assert [target["target"] for target in run.result["targets"]] == list(run.config.targets)
+    out = capsys.readouterr().out
+    assert "Robust front" in out and "ssh://pi@edge, torch fp32: budget 500 ms" in out
+    with pytest.raises(RunError, match="no target 'cuda', but cpu, ssh://pi@edge"):
+        run.front("cuda")
 
 
 def test_a_run_reads_back(finished: Path, npz_file: Path) -> None:
@@ -166,6 +263,12 @@ def test_resume_refuses_other_data_under_the_same_name(finished: Path, tmp_path:
         (["--data", "nowhere"], "--data nowhere does not exist"),
         (["--device", "cuda:99"], "The device 'cuda:99' is not on this machine"),
         (["--target", "toaster"], "Unknown device 'toaster'"),
+        (["--target", "cpu", "--target", "cpu"], "--target: names a device twice"),
+        (["--budget-ms", "5"], "--budget-ms: give one for all, or one for each of the 0 targets, got 2"),
+        (["--runtime", "tvm"], "--runtime must be one of torch, compile,"),
+        (["--precision", "int8"], "--precision of the runtime torch must be one of fp32, fp16, bf16, got 'int8'."),
+        (["--target", "ssh://pi@edge:ssh"], "The target"),
+        (["--target", "command:true"], "The command 'true' must have {model}"),
         (["--unheard-of"], "No such option: --unheard-of"),
         (["somewhere"], "Invalid value: unexpected argument somewhere"),
     ],

@@ -95,7 +95,8 @@ def summary(rows: list[dict]) -> str:
     )
     error = np.abs(predicted / measured - 1)
     return (
-        f"{len(rows)} networks of {measured.min():.3g} to {measured.max():.4g} ms: within 10 % {100 * np.mean(error <= 0.1):.0f} %, "
+        f"{len(rows)} networks of {measured.min():.3g} to {measured.max():.4g} ms: "
+        f"within 10 % {100 * np.mean(error <= 0.1):.0f} %, "
         f"within 5 % {100 * np.mean(error <= 0.05):.0f} %, median error {100 * np.median(error):.1f} %, "
         f"largest {100 * error.max():.0f} %, Spearman {spearmanr(predicted, measured)[0]:.4f}, "
         f"inside the stated 95 % interval {100 * np.mean((low <= measured) & (measured <= high)):.0f} %"

@@ -22,10 +22,13 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Sum:
-    """The times of a network's parts over the reference's, summed by kind of part; bodies by family."""
+    """The times of a network's parts over the reference's, summed by kind of part; bodies by family.
+
+    `num_calls` timed parts are in the sum, each as often as its time is: 18 for a body of 36 blocks, timed as two.
+    """
 
     by_kind: Mapping[str, float]
-    num_parts: int
+    num_calls: float
 
     @property
     def total(self) -> float:
@@ -78,7 +81,7 @@ class Calibration:
     def _features(self, parts: Sum) -> NDArray[np.float64]:
         x = np.zeros(len(self._column) + 2)
         x[0] = 1
-        x[1] = -CALL * parts.num_parts / parts.total
+        x[1] = -CALL * parts.num_calls / parts.total
         for kind, time in parts.by_kind.items():
             if kind in self._column:
                 x[self._column[kind]] = time / parts.total

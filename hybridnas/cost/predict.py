@@ -12,7 +12,7 @@ from hybridnas.architecture import Architecture
 from hybridnas.cost.calibration import Calibration, Sum
 from hybridnas.cost.latency import SECONDS, Latency, Timer
 from hybridnas.cost.macs import count_macs_of
-from hybridnas.cost.parts import Part, parts_of
+from hybridnas.cost.parts import Part, Timing, parts_of, timings_of
 from hybridnas.cost.runtimes import OF_TORCH, Input
 from hybridnas.cost.table import Count, Table, Time, Timed, code_digest
 from hybridnas.errors import CannotRun
@@ -29,23 +29,6 @@ class Prediction:
     ms: float
     low: float
     high: float
-
-
-@dataclass(frozen=True)
-class Timing:
-    """What is timed of a part: one block of a body or two, in the memory layout in which the input comes.
-
-    Two, since blocks differ in turns (shifted windows) and since calling a body at all costs time.
-    """
-
-    part: Part
-    depth: int
-    channels_last: bool
-
-    @property
-    def key(self) -> str:
-        """The part's key and the rest."""
-        return f"{self.part.key} x{self.depth}{' channels_last' if self.channels_last else ''}"
 
 
 class Counter:
@@ -75,6 +58,10 @@ class Counter:
             params += count.params + (depth - 1) * count.more_params
         return macs, params
 
+    def lacking(self, parts: Iterable[Part]) -> list[Part]:
+        """What the table lacks of these, each once."""
+        return [part for part in dict.fromkeys(parts) if part.key not in self._counts]
+
     def count_of(self, part: Part) -> Count:
         """A part's counts, counted now if the table lacks them."""
         found = self._counts.get(part.key)
@@ -96,6 +83,7 @@ class Predictor:
         self.counter = counter
         self.timer = timer
         self.table = counter.table
+        self._layouts = timer.setting.runtime in OF_TORCH
         self.context = f"{timer.fingerprint}-{code_digest()}"
         self._times = self.table.times(self.context)
         self._networks = self.table.networks(self.context)
@@ -106,36 +94,60 @@ class Predictor:
         """What to time, and how often each is in the network."""
         found: dict[Timing, float] = {}
         last = False
-        layouts = self.timer.setting.runtime in OF_TORCH
         for part, depth in parts_of(architecture, self.counter.num_classes):
-            after = layouts and self.counter.count_of(part).channels_last[last]
-            if depth == 1:
-                wanted = {Timing(part, 1, last): 1.0}
-            elif after == last:
-                wanted = {Timing(part, 2, last): depth / 2}
-            else:  # the first block gets what comes, the others what the first makes of it
-                wanted = {Timing(part, 1, last): 1.0, Timing(part, 2, after): (depth - 1) / 2}
-            for timing, times in wanted.items():
-                found[timing] = found.get(timing, 0.0) + times
+            after = self.lays_last(part, last)
+            for timing, often in timings_of(part, depth, last, after):
+                found[timing] = found.get(timing, 0.0) + often
             last = after
         return found
 
+    def lays_last(self, part: Part, channels_last: bool) -> bool:
+        """Whether a part hands channels last on, where its input comes so or not; files have no layout."""
+        return self._layouts and self.counter.count_of(part).channels_last[channels_last]
+
     def missing(self, architectures: Iterable[Architecture]) -> list[Timing]:
         """What the table lacks of these."""
-        found = {timing: None for each in architectures for timing in self.timings(each)}
-        return [timing for timing in found if timing.key not in self._times]
+        return self.lacking(timing for each in architectures for timing in self.timings(each))
 
-    def fill(self, timings: Sequence[Timing], tell: Callable[[int], None] = lambda done: None) -> None:
-        """Time parts, a dozen at a time; each dozen is kept when it ends, and `tell` gets how many are.
+    def lacking(self, timings: Iterable[Timing]) -> list[Timing]:
+        """What the table lacks of these, each once."""
+        return [timing for timing in dict.fromkeys(timings) if timing.key not in self._times]
+
+    def knows(self, architecture: Architecture) -> bool:
+        """Whether the calibration has learnt from the network."""
+        return architecture.key in self._networks
+
+    def fill(
+        self,
+        timings: Sequence[Timing],
+        tell: Callable[[int], None] = lambda done: None,
+        leave_out: Callable[[str], None] | None = None,
+    ) -> None:
+        """Time parts, a dozen at a time; each dozen is kept when it ends.
+
+        Args:
+            timings: What the table lacks.
+            tell: Gets how many are done, after each dozen.
+            leave_out: Gets a sentence about each part that the target cannot run; the others are timed all the same.
 
         Raises:
-            CannotRun: the target cannot run one; the message names the part and the reason.
+            CannotRun: without `leave_out`: the target cannot run one; the message names the part and the reason.
             TargetError: the target is gone.
         """
         for start in range(0, len(timings), TOGETHER):
-            group = timings[start : start + TOGETHER]
-            self._keep(group, self.timer.measure_opened([self._open(timing) for timing in group]))
-            tell(start + len(group))
+            group: list[Timing] = []
+            opened = []
+            for timing in timings[start : start + TOGETHER]:
+                try:
+                    opened.append(self._open(timing))
+                    group.append(timing)
+                except CannotRun as error:
+                    if leave_out is None:
+                        raise
+                    leave_out(str(error))
+            if group:
+                self._keep(group, self.timer.measure_opened(opened))
+            tell(min(start + TOGETHER, len(timings)))
 
     def measure(
         self, architecture: Architecture, *, seconds: float = SECONDS, with_parts: bool = True
@@ -172,7 +184,7 @@ class Predictor:
         parts = {timing.key: often for timing, often in self.timings(architecture).items()}
         ratio, half = self._calibration.predict(self._sum(parts))
         ms, half = ratio * self.timer.reference_ms, half * self.timer.reference_ms
-        return Prediction(ms, ms - half, ms + half)
+        return Prediction(ms, max(0.0, ms - half), ms + half)
 
     def recalibrate(self) -> None:
         """Learn from all networks that were timed in this context."""
@@ -203,7 +215,7 @@ class Predictor:
         for key, often in parts.items():
             kind = _kind(key)
             by_kind[kind] = by_kind.get(kind, 0.0) + often * self._times[key].ratio
-        return Sum(by_kind, len(parts))
+        return Sum(by_kind, sum(parts.values()))
 
 
 def _kind(key: str) -> str:
@@ -229,4 +241,7 @@ def _ends_last(module: nn.Module, shape: tuple[int, ...], channels_last: bool) -
         if channels_last and x.ndim == 4:
             x = x.to(memory_format=torch.channels_last)
         out = module(x)
-    return bool(out.ndim == 4 and not out.is_contiguous() and out.is_contiguous(memory_format=torch.channels_last))
+    if out.ndim != 4 or out.is_contiguous():
+        return False
+    # Of one image the stride is of no use, but torch's convolutions take the layout for another where it is small.
+    return bool(out.is_contiguous(memory_format=torch.channels_last) and out.stride(0) >= out[0].numel())

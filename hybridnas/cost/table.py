@@ -11,6 +11,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -84,15 +85,13 @@ class Table:
         self.path = path or default_path()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._error(error) from None
+        with self._explained():
             self._file = sqlite3.connect(self.path, timeout=60, isolation_level=None)
             self._file.execute("PRAGMA journal_mode=WAL")
             self._file.execute("PRAGMA synchronous=NORMAL")
             self._file.executescript(SCHEMA)
-        except (sqlite3.Error, OSError) as error:
-            raise ConfigError(
-                f"The table {self.path} cannot be opened: {error}; remove it, or set {FOLDER_VARIABLE} to a folder "
-                "that can be written."
-            ) from None
 
     def close(self) -> None:
         """Close the file; everything is on disk already."""
@@ -100,7 +99,7 @@ class Table:
 
     def counts(self) -> dict[str, Count]:
         """All counts of this version of the code, by part."""
-        rows = self._file.execute("SELECT part, count FROM counts WHERE code = ?", (code_digest(),))
+        rows = self._rows("SELECT part, count FROM counts WHERE code = ?", code_digest())
         return {part: _count(count) for part, count in rows}
 
     def add_count(self, part: str, count: Count) -> None:
@@ -109,7 +108,7 @@ class Table:
 
     def times(self, context: str) -> dict[str, Time]:
         """All times of a context, by timed part."""
-        rows = self._file.execute("SELECT part, time FROM times WHERE context = ?", (context,))
+        rows = self._rows("SELECT part, time FROM times WHERE context = ?", context)
         return {part: Time(**json.loads(time)) for part, time in rows}
 
     def add_time(self, context: str, part: str, time: Time) -> None:
@@ -118,7 +117,7 @@ class Table:
 
     def networks(self, context: str) -> dict[str, Timed]:
         """All networks that were timed in a context, by key."""
-        rows = self._file.execute("SELECT network, parts, ratio FROM networks WHERE context = ?", (context,))
+        rows = self._rows("SELECT network, parts, ratio FROM networks WHERE context = ?", context)
         return {network: Timed(json.loads(parts), ratio) for network, parts, ratio in rows}
 
     def add_network(self, context: str, network: str, timed: Timed) -> None:
@@ -137,16 +136,32 @@ class Table:
 
     def contexts(self) -> Iterator[tuple[str, dict[str, Any], int, int]]:
         """Every context: its fingerprint, what it stands for, and how many parts and networks were timed in it."""
-        rows = self._file.execute("SELECT context, machine FROM machines ORDER BY context").fetchall()
-        for context, machine in rows:
-            (num_parts,) = self._file.execute("SELECT COUNT(*) FROM times WHERE context = ?", (context,)).fetchone()
-            (num,) = self._file.execute("SELECT COUNT(*) FROM networks WHERE context = ?", (context,)).fetchone()
-            yield context, json.loads(machine), num_parts, num
+        for context, machine in self._rows("SELECT context, machine FROM machines ORDER BY context"):
+            num_parts, num_networks = (
+                self._rows(f"SELECT COUNT(*) FROM {name} WHERE context = ?", context)[0][0]
+                for name in ("times", "networks")
+            )
+            yield context, json.loads(machine), num_parts, num_networks
+
+    def context(self, beginning: str) -> str:
+        """The one context that begins so.
+
+        Raises:
+            ConfigError: there is none, or more than one.
+        """
+        every = [str(context) for (context,) in self._rows("SELECT context FROM machines ORDER BY context")]
+        found = [context for context in every if context.startswith(beginning)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise ConfigError(f"{len(found)} contexts begin with {beginning!r}: {', '.join(found)}; give more of one.")
+        raise ConfigError(
+            f"No context begins with {beginning!r}; the table {self.path} has {', '.join(every) or 'none'}."
+        )
 
     def num_counts(self) -> int:
         """Parts whose counts hold for this version of the code."""
-        (number,) = self._file.execute("SELECT COUNT(*) FROM counts WHERE code = ?", (code_digest(),)).fetchone()
-        return int(number)
+        return int(self._rows("SELECT COUNT(*) FROM counts WHERE code = ?", code_digest())[0][0])
 
     def clear(self, context: str | None = None) -> None:
         """Forget the times of one context, or everything."""
@@ -158,10 +173,25 @@ class Table:
             self._write(f"DELETE FROM {name}")
 
     def _write(self, statement: str, *values: object) -> None:
-        try:
+        with self._explained():
             self._file.execute(statement, values)
+
+    def _rows(self, statement: str, *values: object) -> list[Any]:
+        with self._explained():
+            return self._file.execute(statement, values).fetchall()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
         except sqlite3.Error as error:
-            raise ConfigError(f"The table {self.path} cannot be written: {error}.") from None
+            raise self._error(error) from None
+
+    def _error(self, error: Exception) -> ConfigError:
+        return ConfigError(
+            f"The table {self.path} cannot be used: {error}; remove it, or set {FOLDER_VARIABLE} to a folder that can "
+            "be written."
+        )
 
 
 def default_path() -> Path:
@@ -172,11 +202,14 @@ def default_path() -> Path:
 
 @lru_cache(1)
 def code_digest() -> str:
-    """12 hexadecimal digits of the code that parts are made of: ours, and the versions of torch and timm."""
-    import hybridnas.blocks
+    """12 hexadecimal digits of what the figures of a part follow from besides the machine.
 
-    digest = hashlib.sha256(f"{version('torch')} {version('timm')}".encode())
-    for path in sorted(Path(hybridnas.blocks.__file__).parent.glob("*.py")):
+    The code that parts are made of, how they are counted, the reference that they are timed against, and the versions
+    of the packages below.
+    """
+    here = Path(__file__).parent
+    digest = hashlib.sha256(" ".join(version(name) for name in ("torch", "timm", "fvcore")).encode())
+    for path in (*sorted(here.parent.glob("blocks/*.py")), here / "macs.py", here / "reference.py"):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 

@@ -39,22 +39,24 @@ def pareto_figure(run: Run) -> Figure:
     for i, (target, axes) in enumerate(zip(targets, panels, strict=True)):
         last = i + 1 == len(targets)
         column = run.latency_column(target) if run.config.targets else "latency_ms_p50"
-        _draw_target(axes, run, trained, column, named=last)
+        _draw_target(axes, run, trained, column)
         if (budget_ms := run.config.budget_on(i)) is not None:
             axes.axvline(budget_ms, color="#222222", lw=1)
             _mark_budget(axes, budget_ms)
+        if last:  # once the axes have their limits
+            _name_designs(axes, trained[trained.design != ""], column)
         where = f"{target}, {run.config.runtime} {run.config.precision}, batch {run.config.latency_batch_size}"
         axes.set_xlabel(f"latency on {where}, median (ms)")
         axes.grid(alpha=0.25, lw=0.6)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("validation accuracy after the short training (%)")
-    space = run.config.space or f"the neighbours of {run.config.around}"
+    space = Path(run.config.space).stem if run.config.space else f"the neighbours of {run.config.around}"
     figure.suptitle(f"{len(trained)} trained architectures of {space} on {Path(run.config.data).stem}")
     panels[-1].legend(title="layout", fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return figure
 
 
-def _draw_target(axes: Axes, run: Run, trained: pd.DataFrame, column: str, *, named: bool) -> None:
+def _draw_target(axes: Axes, run: Run, trained: pd.DataFrame, column: str) -> None:
     for i, (label, group) in enumerate(_by_layout(trained)):
         axes.scatter(
             group[column],
@@ -82,8 +84,6 @@ def _draw_target(axes: Axes, run: Run, trained: pd.DataFrame, column: str, *, na
     robust = run.front()
     if len(run.config.targets) > 1 and len(robust):
         _ring(axes, robust[column], robust.accuracy, "robust front", size=95, colour="#AA3377")
-    if named:
-        _name_designs(axes, trained[trained.design != ""], column)
     if "winner" in run.result and len(trained):
         _ring(axes, [run.best[column]], [run.best.accuracy], "winner", size=190, colour="black")
 

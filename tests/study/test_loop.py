@@ -7,19 +7,18 @@ from pathlib import Path
 import optuna
 import pytest
 import torch
+from fakes import CountingTimer
 from optuna.trial import TrialState
-from torch import nn
 
-from hybridnas.cost.latency import Latency, Timer
+from hybridnas.cost.latency import Timer
 from hybridnas.cost.measure import Budget, Costing
-from hybridnas.cost.runtimes import Input, Setting
 from hybridnas.cost.table import Table
 from hybridnas.data.sources import open_source
-from hybridnas.errors import BudgetError, OutOfTime, TrainingFailed
-from hybridnas.model import num_params
+from hybridnas.errors import BudgetError, CannotRun, OutOfTime, TargetError, TrainingFailed
 from hybridnas.proxy.training import Recipe, Trainer
 from hybridnas.space import SearchSpace
 from hybridnas.study.loop import HOPELESS, Search
+from hybridnas.study.records import front_of, table
 from hybridnas.study.run import Run
 
 MakeSearch = Callable[..., Search]
@@ -37,27 +36,6 @@ def trainer(npz_file: Path) -> Trainer:
     return Trainer(open_source(str(npz_file)).load(16, 0, 1000), torch.device("cpu"), threads=1)
 
 
-class CountingTimer(Timer):
-    """Milliseconds in proportion to the parameters: figures that repeat exactly and take no time."""
-
-    def __init__(self, target: str = "cpu", slowness: float = 1.0) -> None:
-        self.target = target
-        self.setting = Setting()
-        self.reference_ms = 1.0
-        self.slowness = slowness
-
-    @property
-    def machine(self) -> dict[str, object]:  # type: ignore[override]
-        return {"target": self.target}
-
-    def open(self, model: nn.Module | Path, given: Input) -> nn.Module | Path:
-        return model
-
-    def measure_opened(self, opened: Sequence[nn.Module], **_: object) -> list[Latency]:
-        every = [self.slowness * (num_params(network) + 1) / 1e4 for network in opened]
-        return [Latency(ms, 1.1 * ms, 0.99 * ms, 1.01 * ms, ms, 1) for ms in every]
-
-
 @pytest.fixture
 def make_costing(tmp_path: Path, trainer: Trainer) -> Iterator[Callable[..., Costing]]:
     tables = []
@@ -67,8 +45,8 @@ def make_costing(tmp_path: Path, trainer: Trainer) -> Iterator[Callable[..., Cos
         return Costing(timers or [CountingTimer()], trainer.dataset.num_classes, tables[-1])
 
     yield make
-    for table in tables:
-        table.close()
+    for made in tables:
+        made.close()
 
 
 @pytest.fixture
@@ -260,3 +238,91 @@ def test_seeds_differ_between_trials(make_search: MakeSearch) -> None:
     assert (
         replace(search.records[0]).to_json() == type(search.records[0]).from_json(search.records[0].to_json()).to_json()
     )
+
+
+def test_with_two_targets_a_design_must_hold_the_budget_on_each(make_search: MakeSearch) -> None:
+    timers = [CountingTimer("cpu"), CountingTimer("ssh://pi@edge", slowness=10)]
+    every = make_search(timers=timers)
+    every.run(trials=8, seconds_left=forever)
+    on_pi = [r.costs[1].latency_ms_p50 for r in every.records]
+    assert on_pi == [pytest.approx(10 * r.cost.latency_ms_p50) for r in every.records]
+    bound = sorted(on_pi)[4]
+    search = make_search(Budget(ms=(1e6, bound)), folder="bounded", timers=timers)
+    search.run(trials=4, seconds_left=forever)
+    complete = [r for r in search.records if r.status == "complete"]
+    infeasible = [r for r in search.records if r.status == "infeasible"]
+    assert infeasible and len(complete) == 4
+    assert all(r.costs[1].latency_ms_p50 <= bound for r in complete)
+    assert all("on ssh://pi@edge" in r.reason for r in infeasible)
+    assert [r.worst_latency for r in complete] == [pytest.approx(r.costs[1].latency_ms_p50 / bound) for r in complete]
+
+
+def test_each_target_has_a_front_and_all_have_one(make_search: MakeSearch) -> None:
+    class Odd(CountingTimer):
+        """Slow where the other is fast."""
+
+        def measure_opened(self, opened, **options):  # type: ignore[no-untyped-def]
+            return [replace(each, p50=1 / each.p50) for each in super().measure_opened(opened, **options)]
+
+    search = make_search(timers=[CountingTimer("cpu"), Odd("command:odd {model}")])
+    search.run(trials=8, seconds_left=forever)
+    trials = table(search.records)
+    odd = "latency_ms_p50 command:odd {model}"
+    assert trials[odd].tolist() == [pytest.approx(1 / ms) for ms in trials.latency_ms_p50]
+    for column in ("latency_ms_p50", odd):
+        found = front_of(trials, column)
+        assert found[column].is_monotonic_increasing and found.accuracy.is_monotonic_increasing
+        assert found[column].iloc[0] == trials[column].min()
+    assert trials.worst_latency.tolist() == [pytest.approx(max(ms, 1 / ms)) for ms in trials.latency_ms_p50]
+
+
+def test_a_target_that_dies_ends_the_search_with_everything_kept(make_search: MakeSearch, tmp_path: Path) -> None:
+    opened = []
+
+    def dies(model: object) -> None:
+        opened.append(model)
+        if len(opened) == 30:
+            raise TargetError("The target ssh://pi@edge stopped answering")
+
+    search = make_search(timers=[CountingTimer(before=dies)])
+    with pytest.raises(TargetError):
+        search.run(trials=8, seconds_left=forever)
+    done = len(search.records)
+    assert 0 < done < 8
+    again = make_search()
+    assert [r.to_json() for r in again.records] == [r.to_json() for r in search.records]
+    again.run(trials=8, seconds_left=forever)
+    expected = make_search(folder="undisturbed")
+    expected.run(trials=8, seconds_left=forever)
+    assert {r.architecture.key for r in again.records} == {r.architecture.key for r in expected.records}
+
+
+def test_what_a_runtime_cannot_run_fails_alone_and_is_named(make_search: MakeSearch) -> None:
+    def lacks_attention(model: object) -> None:
+        if "GlobalAttention" in repr(model):
+            raise CannotRun("no such operator")
+
+    search = make_search(timers=[CountingTimer(before=lacks_attention)])
+    search.run(trials=8, seconds_left=forever)
+    failed = [r for r in search.records if r.status == "failed"]
+    assert failed and all("global" in r.architecture.families for r in failed)
+    assert all(r.reason.startswith("block global") and "no such operator" in r.reason for r in failed)
+    assert any(r.status == "complete" for r in search.records)
+
+
+def test_what_the_table_shows_to_be_over_the_budget_is_not_timed(make_search: MakeSearch, tmp_path: Path) -> None:
+    timer = CountingTimer()
+    search = make_search(timers=[timer])
+    search.run(trials=8, seconds_left=forever)
+    (predictor,) = search.costing.predictors
+    assert predictor.num_networks == timer.networks == 8
+    slowest = max(search.records, key=lambda r: r.cost.latency_ms_p50 or 0)
+    assert slowest.cost.latency_ms_p50
+    (cost,) = search.costing.assess(slowest.architecture, Budget(ms=slowest.cost.latency_ms_p50 / 3))
+    assert timer.networks == 8  # nothing was built
+    assert cost.latency_ms_p50 is None
+    assert cost.predicted_ms == pytest.approx(slowest.cost.latency_ms_p50, rel=0.2)
+    (cost,) = search.costing.assess(slowest.architecture, Budget(ms=1.02 * slowest.cost.latency_ms_p50))
+    assert timer.networks == 9 and cost.latency_ms_p50 == slowest.cost.latency_ms_p50
+    assert Budget(ms=1.02 * slowest.cost.latency_ms_p50).excess([cost]) > 0  # within, but not by the margin
+    assert Budget(ms=1.04 * slowest.cost.latency_ms_p50).excess([cost]) < 0
