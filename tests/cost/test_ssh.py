@@ -5,6 +5,7 @@ anything in no time and does as the file's bytes tell it.
 """
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -20,6 +21,7 @@ from types import SimpleNamespace
 import pytest
 from torch import nn
 
+from hybridnas import SearchConfig, run_search
 from hybridnas.cost import ssh
 from hybridnas.cost.connection import ssh_arguments
 from hybridnas.cost.latency import Timer
@@ -483,3 +485,28 @@ def test_bad_urls(url):
     with pytest.raises(ConfigError) as caught:
         open_target(url, Setting("torch"))
     assert str(caught.value) == f"A target over ssh is written ssh://user@host[:port], got {url!r}."
+
+
+@needs_server
+def test_a_search_against_another_machine(server, space_file, npz_file, tmp_path):
+    """The whole of it: parts and networks timed there, the exported file, too; both targets hold their budgets."""
+    config = SearchConfig(
+        space=str(space_file),
+        data=str(npz_file),
+        target=("cpu", server.url),
+        runtime="onnxruntime",
+        budget_ms=(500, 1000),
+        epochs=1,
+        trials=1,
+        threads=1,
+        out=tmp_path / "run",
+    )
+    run = run_search(config)
+    trained = run.trials[run.trials.status == "complete"]
+    assert len(trained) == 1 and (trained[f"latency_ms_p50 {server.url}"] > 0).all()
+    here, there = run.result["targets"]
+    assert there["target"] == server.url and 0 < there["latency_ms_p50"] <= 1000
+    assert 0 < here["latency_ms_p50"] <= 500
+    assert (tmp_path / "run" / "best" / "model.onnx").stat().st_size > 1000
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["targets"][1]["versions"]["onnxruntime"]
