@@ -92,7 +92,8 @@ class SearchConfig(BaseModel):
         try:
             return cls(**fields)
         except ValidationError as error:
-            first = error.errors()[0]
+            # Where one value or several may stand, the complaint that goes into the value says more.
+            first = max(error.errors(), key=lambda each: len(each["loc"]))
             problem = first["msg"].removeprefix("Value error, ")
             # What concerns two flags names the one to change itself.
             name, problem = (first["loc"][0], problem) if first["loc"] else problem.split(": ", 1)

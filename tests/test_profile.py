@@ -74,7 +74,7 @@ def test_the_table_has_a_line_for_each(capsys):
     lines = [line for line in out.splitlines() if "levit_128" in line or "edgevit_xxs" in line]
     assert [line.split("│")[2].strip() for line in lines] == ["TTT", "TTTT"]
     assert [line.split("│")[6].strip() for line in lines] == ["-", "-"]
-    assert "cpu, torch, batch 1" in out
+    assert "cpu, torch fp32, batch 1" in out
 
 
 def test_all_ranks_the_zoo(capsys, monkeypatch):
@@ -92,7 +92,8 @@ def test_all_ranks_the_zoo(capsys, monkeypatch):
         ([], "Give names or --all"),
         (["--all", "resnet50"], "Give names or --all"),
         (["levit_128", "--target", "tpu"], "'tpu'"),
-        (["levit_128", "--runtime", "tensorrt"], "--runtime must be one of torch, got 'tensorrt'"),
+        (["levit_128", "--runtime", "tvm"], "--runtime must be one of torch, compile, cudagraphs,"),
+        (["levit_128", "--precision", "int8"], "--precision of the runtime torch must be one of"),
         (["timm:inception_v3", "--image-size", "10"], "timm:inception_v3 cannot run on images of 10 x 10"),
         (["levit_128", "--batch-size", "0"], "--batch-size"),
         (["timm:resnet18.nope", "--no-latency"], "timm:resnet18.nope cannot run"),

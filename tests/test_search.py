@@ -177,7 +177,7 @@ def test_a_run_reads_back(finished: Path, npz_file: Path) -> None:
     assert run.architecture(int(best.number)) == Architecture.from_json(
         (finished / "best/architecture.json").read_text()
     )
-    assert run.result["latency_ms_p50"] <= 1000
+    assert run.result["targets"][0]["latency_ms_p50"] <= 1000
 
 
 def test_the_exported_model_loads_in_a_clean_process_and_is_as_accurate_as_said(finished: Path, npz_file: Path) -> None:
@@ -256,6 +256,7 @@ def test_resume_refuses_other_data_under_the_same_name(finished: Path, tmp_path:
         (["--trials", "many"], "Invalid value for '--trials'"),
         (["--epochs", "0"], "--epochs: input should be greater than or equal to 1, got 0."),
         (["--budget-ms", "0"], "--budget-ms: input should be greater than 0, got 0"),
+        (["--budget-macs", "0"], "--budget-macs: input should be greater than 0, got 0"),
         (["--budget-ms", "nan"], "--budget-ms: input should be"),
         (["--time", "soon"], "--time: must be a duration such as 5m, 4m30s or 90s, got 'soon'."),
         (["--image-size", "3"], "--image-size: input should be greater than or equal to 8, got 3."),
@@ -267,7 +268,7 @@ def test_resume_refuses_other_data_under_the_same_name(finished: Path, tmp_path:
         (["--budget-ms", "5"], "--budget-ms: give one for all, or one for each of the 0 targets, got 2"),
         (["--runtime", "tvm"], "--runtime must be one of torch, compile,"),
         (["--precision", "int8"], "--precision of the runtime torch must be one of fp32, fp16, bf16, got 'int8'."),
-        (["--target", "ssh://pi@edge:ssh"], "The target"),
+        (["--target", "ssh://pi@edge:ssh"], "A target over ssh is written ssh://user@host[:port], got"),
         (["--target", "command:true"], "The command 'true' must have {model}"),
         (["--unheard-of"], "No such option: --unheard-of"),
         (["somewhere"], "Invalid value: unexpected argument somewhere"),

@@ -108,9 +108,9 @@ def open_module(network: nn.Module, given: Input, device: torch.device, setting:
         CannotRun: torch's reason.
     """
     dtype = DTYPES[setting.precision]
-    x = _noise(given, dtype).to(device)
-    network = network.to(device, dtype)
     try:
+        x = _noise(given, dtype).to(device)
+        network = network.to(device, dtype)
         if setting.runtime == "compile":
             return _compiled(network, x)
         return _graphed(network, x) if setting.runtime == "cudagraphs" else _eager(network, x)

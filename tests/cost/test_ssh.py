@@ -316,12 +316,15 @@ def test_nothing_is_left_running(server, monkeypatch, network):
 
 @needs_server
 def test_interrupting_leaves_no_late_answer(stand_in, server, network):
+    # A worker of pytest-xdist has other plans for the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
     opened = stand_in.open(network("slow"), GIVEN)
     timer.start()
     with pytest.raises(KeyboardInterrupt):
         stand_in.take_turns([opened], seconds=3.0, min_turns=10**6)
     timer.join()
+    signal.signal(signal.SIGINT, before)
     assert stand_in.reference_ms() > 0
 
 
