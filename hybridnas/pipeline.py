@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -94,6 +94,7 @@ def run_search(
     for timer in timers:
         console.print(f"target {_about_timer(timer)}", soft_wrap=True)
     console.print(f"budget {budget}; training on {device}")
+    table = Table()
     if not resume:
         _begin(folder, config, space, timers, dataset)
     elif json.loads((folder / "environment.json").read_bytes())["data_fingerprint"] != dataset.fingerprint():
@@ -103,12 +104,12 @@ def run_search(
     trainer = Trainer(dataset, device, threads=available_cores())
     assert config.epochs and config.batch_size
     recipe = Recipe(epochs=config.epochs, batch_size=config.batch_size, flip=config.flip)
-    costing = Costing(timers, dataset.num_classes, Table())
     end = started + config.time if config.time else float("inf")
     finish = FINISH_ONNX_S if timers[0].setting.takes_file else FINISH_S
     reserve = finish + (CONFIRM_SHARE * config.time if config.time else 0.0)
 
-    with SearchDisplay(console, config, started) as display:
+    with closing(table), SearchDisplay(console, config, started) as display:
+        costing = Costing(timers, dataset.num_classes, table)
         search = Search(folder, space, budget, costing, trainer, recipe, config.seed, display.update, designs)
         before = len(search.records)
         with _drawn_if_stopped(folder):
