@@ -21,9 +21,10 @@ from hybridnas.architecture import Architecture
 from hybridnas.config import DEFAULT_SECONDS, SearchConfig
 from hybridnas.cost.latency import Latency, Timer, available_cores
 from hybridnas.cost.measure import Budget, Costing, timed
+from hybridnas.cost.reference import reference_for
 from hybridnas.cost.runtimes import Setting
 from hybridnas.cost.table import Table
-from hybridnas.cost.targets import best_device, local_device
+from hybridnas.cost.targets import Model, best_device, local_device
 from hybridnas.data.dataset import Dataset
 from hybridnas.data.sources import open_source
 from hybridnas.errors import BudgetError, ConfigError, RunError, TargetError
@@ -43,10 +44,11 @@ from hybridnas.study.run import Run, load_network
 #: Of the allowed time, what is kept for confirming; and the seconds that exporting, timing what was exported and
 #: drawing take, with an ONNX file and without.
 CONFIRM_SHARE = 0.2
-FINISH_S, FINISH_ONNX_S = 12.0, 30.0
+FINISH_S, FINISH_ONNX_S = 22.0, 40.0
 
-#: How long an exported file is timed, and by what share a machine may have become slower or faster without a warning.
-FINAL_S = 4.0
+#: How often and how long an exported file is timed, and the seconds between.
+SITTINGS, SITTING_S, PAUSE_S = 3, 2.0, 3.0
+#: By what share a machine may have become slower or faster without a warning.
 DRIFT = 0.1
 
 #: The largest image side that the space for small images is meant for.
@@ -89,7 +91,7 @@ def run_search(
         + (f", {len(designs)} published designs" if designs else "")
     )
 
-    timers = _timers(config, folder / "environment.json" if resume else None, console)
+    timers = _timers(config, max(space.file.image_size), folder / "environment.json" if resume else None, console)
     budget = Budget(config.budget_ms, config.budget_macs, config.budget_params)
     for timer in timers:
         console.print(f"target {_about_timer(timer)}", soft_wrap=True)
@@ -227,7 +229,7 @@ def _stored(snapshot: Path, name: str) -> SearchSpace:
     return SearchSpace.parse(text, name=name, file=str(snapshot))
 
 
-def _timers(config: SearchConfig, environment: Path | None, console: Console) -> list[Timer]:
+def _timers(config: SearchConfig, image_size: int, environment: Path | None, console: Console) -> list[Timer]:
     """A timer for each target; of a run that goes on, in the reference speed of its beginning."""
     stored = json.loads(environment.read_bytes())["targets"] if environment else [{}] * len(config.targets)
     assert config.threads
@@ -239,6 +241,7 @@ def _timers(config: SearchConfig, environment: Path | None, console: Console) ->
             precision=config.precision,
             batch_size=config.latency_batch_size,
             threads=config.threads,
+            reference=reference_for(image_size),
             reference_ms=then.get("reference_ms"),
         )
         if then and then["fingerprint"] != timer.fingerprint:
@@ -300,10 +303,11 @@ def _finish(folder: Path, search: Search, seconds_left: Callable[[], float], say
                 for cost, latency in zip(candidate.record.costs, latencies, strict=True)
             )
             number = candidate.record.number
-            if search.budget.excess(costs) <= 0:
+            if search.budget.surely_held(costs):
                 _write_result(folder, candidate, confirmed, latencies, search)
                 return
-            say(f"trial {number}, exported, is over the budget: {over_budget(costs, search.budget)}; trying the next")
+            reason = over_budget(costs, search.budget) or f"{latencies[0].high:.3g} ms in one of {SITTINGS} sittings"
+            say(f"trial {number}, exported, is over the budget: {reason}; trying the next")
             passed_over.add(number)
 
 
@@ -321,10 +325,14 @@ def _export(best: Path, candidate: Confirmed, search: Search) -> list[Latency]:
     setting, size = timers[0].setting, model.architecture.image_size
     if setting.takes_file:
         export_onnx(model, best, setting)
-        return [timer.measure(best / FILE, size, seconds=FINAL_S) for timer in timers]
+        return [_time_file(timer, best / FILE, size) for timer in timers]
     (best / FILE).unlink(missing_ok=True)  # of a design that was passed over
     deployed = load_network(best, trainer.dataset.num_classes).deploy()
-    return [timer.measure(deployed, size, seconds=FINAL_S) for timer in timers]
+    return [_time_file(timer, deployed, size) for timer in timers]
+
+
+def _time_file(timer: Timer, model: Model, image_size: int) -> Latency:
+    return timer.measure_apart(model, image_size, sittings=SITTINGS, seconds=SITTING_S, pause=PAUSE_S)
 
 
 def _write_result(

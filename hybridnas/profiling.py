@@ -6,6 +6,7 @@ import contextlib
 import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
+from functools import cache
 from typing import Any
 
 import pandas as pd
@@ -16,6 +17,7 @@ from hybridnas import zoo
 from hybridnas.architecture import Architecture
 from hybridnas.cost.latency import Timer, available_cores
 from hybridnas.cost.macs import UncountedOperatorError, count_macs
+from hybridnas.cost.reference import reference_for
 from hybridnas.cost.runtimes import Setting
 from hybridnas.cost.targets import best_device
 from hybridnas.errors import CannotRun, ConfigError, UserError, ZooError, first_clause
@@ -61,7 +63,11 @@ def profile_models(
     models = [models] if isinstance(models, str) else models
     target = target or best_device()
     named = {**models} if isinstance(models, Mapping) else {name: read_model(name) for name in models}
-    timer = Timer(target, **asdict(setting)) if latency else None
+
+    @cache
+    def timer(reference: str) -> Timer:
+        return Timer(target, **asdict(replace(setting, reference=reference)))
+
     rows = []
     for name, model in named.items():
         tell(f"measuring {name}")
@@ -86,9 +92,9 @@ def profile_models(
             "runtime": runtime,
             "precision": precision,
         }
-        if timer:
+        if latency:
             try:
-                measured = timer.measure(network, size)
+                measured = timer(reference_for(size)).measure(network, size)
             except CannotRun as error:  # memory, most of all
                 raise ConfigError(f"{name} cannot be timed with batch {batch_size}: {error}.") from None
             row["latency_ms_p50"], row["latency_ms_p95"] = measured.p50, measured.p95

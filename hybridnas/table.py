@@ -50,7 +50,9 @@ def build(
 
     found = SearchSpace.load(space)
     with closing(Table()) as table:
-        predictor = open_predictor(table, target, runtime, precision, batch_size, threads, num_classes)
+        predictor = open_predictor(
+            table, target, runtime, precision, batch_size, threads, num_classes, max(found.file.image_size)
+        )
         fill_space(predictor, found, Console(stderr=True), seconds=seconds)
 
 
@@ -79,7 +81,9 @@ def check(
 
     found = SearchSpace.load(space)
     with closing(Table()) as table:
-        predictor = open_predictor(table, target, runtime, precision, batch_size, threads, num_classes)
+        predictor = open_predictor(
+            table, target, runtime, precision, batch_size, threads, num_classes, max(found.file.image_size)
+        )
         checked = check_space(predictor, found, Console(stderr=True), num_networks=num_networks, seed=seed)
     show(check_table(checked), summary(checked))
 

@@ -18,6 +18,7 @@ from hybridnas.architecture import Architecture
 from hybridnas.cost.latency import Latency, Timer, available_cores
 from hybridnas.cost.parts import Timing
 from hybridnas.cost.predict import TOGETHER, Counter, Prediction, Predictor
+from hybridnas.cost.reference import reference_for
 from hybridnas.cost.runtimes import Setting
 from hybridnas.cost.table import Table
 from hybridnas.cost.targets import best_device
@@ -55,14 +56,17 @@ def open_predictor(
     batch_size: int,
     threads: int | None,
     num_classes: int,
+    image_size: int,
 ) -> Predictor:
     """A predictor for the target that the flags say; None is the best local device, with all cores.
+
+    Networks for images of up to `image_size` pixels a side are timed.
 
     Raises:
         ConfigError: the target is unknown or cannot do this.
         TargetError: it cannot be reached.
     """
-    setting = Setting(runtime, precision, batch_size, threads or available_cores())
+    setting = Setting(runtime, precision, batch_size, threads or available_cores(), reference_for(image_size))
     timer = Timer(target or best_device(), **asdict(setting))
     return Predictor(Counter(table, num_classes), timer)
 

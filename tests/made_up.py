@@ -26,9 +26,10 @@ class MadeUpTimer:
         precision: str = "fp32",
         batch_size: int = 1,
         threads: int = 1,
+        reference: str = "large",
     ) -> None:
         self.target = target
-        self.setting = Setting(runtime, precision, batch_size, threads)
+        self.setting = Setting(runtime, precision, batch_size, threads, reference)
         self.reference_ms = 8.0
         self.factor = factor
         self.cannot = cannot

@@ -1,6 +1,6 @@
 """What a timing of the same network differs by, minutes later, on a quiet machine and with one core kept busy.
 
-    python experiments/latency/repeat.py [--runtime onnxruntime]
+    python experiments/latency/repeat.py [--space tiny] [--runtime onnxruntime]
 
 24 random networks are timed in three rounds: twice as they are, and once while another process trains on one core.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 
 from hybridnas import SearchSpace, build
 from hybridnas.cost.latency import Timer
+from hybridnas.cost.reference import reference_for
 
 HERE = Path(__file__).parent
 TRAINS = """
@@ -36,7 +37,8 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=5000)
     arguments = parser.parse_args()
     space = SearchSpace.load(arguments.space)
-    timer = Timer("cpu", runtime=arguments.runtime, threads=1)
+    reference = reference_for(max(space.file.image_size))
+    timer = Timer("cpu", runtime=arguments.runtime, threads=1, reference=reference)
     rows = {}
     start = time.monotonic()
     for name in ("first", "again", "busy"):
@@ -54,7 +56,7 @@ def main() -> None:
                 busy.kill()
                 busy.wait()
         print(name, "done after", round(time.monotonic() - start), "s", flush=True)
-    with (HERE / f"repeat_{arguments.runtime}.csv").open("w", newline="") as file:
+    with (HERE / f"repeat_{arguments.space}_{arguments.runtime}.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, next(iter(rows.values())).keys())
         writer.writeheader()
         writer.writerows(rows.values())

@@ -25,7 +25,7 @@ from torch import nn
 
 from hybridnas.cost import probe
 from hybridnas.cost.probe import Turn
-from hybridnas.cost.reference import GIVEN, reference
+from hybridnas.cost.reference import reference
 from hybridnas.cost.runtimes import Input, Setting, check_installed, to_onnx
 from hybridnas.errors import CannotRun, ConfigError, TargetError, first_clause
 from hybridnas.locks import DeviceLock
@@ -79,7 +79,7 @@ class CommandTarget:
         self._folder = Path(tempfile.mkdtemp(prefix="hybridnas-"))
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         try:
-            self._reference = self._file(reference(), GIVEN, "reference.onnx")
+            self._reference = self._file(*reference(setting.reference), "reference.onnx")
         except CannotRun as error:
             raise ConfigError(f"The reference network cannot be written in {setting.precision}: {error}.") from None
         try:

@@ -11,8 +11,9 @@ import hashlib
 import json
 import os
 import statistics
+import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -50,6 +51,7 @@ class Timer:
         precision: One of the runtime's.
         batch_size: Images a pass.
         threads: CPU threads while timing.
+        reference: The network that times are ratios to: 'small' or 'large', see `reference_for`.
         reference_ms: The reference network's milliseconds; None measures them now. A run that goes on hands over
             those of its beginning, so that its figures stay comparable.
 
@@ -66,10 +68,11 @@ class Timer:
         precision: str = "fp32",
         batch_size: int = 1,
         threads: int = 1,
+        reference: str = "large",
         reference_ms: float | None = None,
     ) -> None:
         self.target = target
-        self.setting = Setting(runtime, precision, batch_size, threads)
+        self.setting = Setting(runtime, precision, batch_size, threads, reference)
         self._target = open_target(target, self.setting)
         self.reference_ms = reference_ms or self._target.reference_ms()
 
@@ -91,6 +94,24 @@ class Timer:
         """
         opened = self.open(model, Input((self.setting.batch_size, 3, image_size, image_size)))
         return self.measure_opened([opened], seconds=seconds, min_turns=min_turns)[0]
+
+    def measure_apart(self, model: Model, image_size: int, *, sittings: int, seconds: float, pause: float) -> Latency:
+        """As `measure`, several times with pauses between: a neighbour on the machine often stays for some seconds.
+
+        The medians' median, with an interval that holds every sitting's.
+        """
+        found = [self.measure(model, image_size, seconds=seconds)]
+        for _ in range(sittings - 1):
+            time.sleep(pause)
+            found.append(self.measure(model, image_size, seconds=seconds))
+        return Latency(
+            statistics.median(each.p50 for each in found),
+            statistics.median(each.p95 for each in found),
+            min(each.low for each in found),
+            max(each.high for each in found),
+            statistics.median(each.raw_p50 for each in found),
+            sum(each.num_samples for each in found),
+        )
 
     def open(self, model: Model, given: Input) -> Any:
         """Make a network or a part of one ready for `measure_opened`.
@@ -126,7 +147,7 @@ class Timer:
         """
         if self.setting.threads == 1 or self.target != "cpu":
             return 1.0
-        single = open_target(self.target, Setting(self.setting.runtime, self.setting.precision))
+        single = open_target(self.target, replace(self.setting, batch_size=1, threads=1))
         return self._target.reference_ms() / single.reference_ms()
 
     @cached_property

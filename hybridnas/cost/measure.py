@@ -77,6 +77,14 @@ class Budget:
             pairs.append((figure and figure * (1 + MARGIN), self.ms_on(i)))
         return max((figure / bound - 1 for figure, bound in pairs if bound and figure is not None), default=-1.0)
 
+    def surely_held(self, costs: Sequence[Cost]) -> bool:
+        """Whether not even the high end of an interval is over the budget."""
+        bounds = [self.ms_on(i) for i in range(len(costs))]
+        highs = [cost.latency_ms_high for cost in costs]
+        return self.excess(costs) <= 0 and all(
+            high <= bound for high, bound in zip(highs, bounds, strict=True) if bound and high is not None
+        )
+
     def worst_latency(self, costs: Sequence[Cost], reference_ms: Sequence[float]) -> float:
         """One figure for all targets: the milliseconds on the only one, else the worst latency over its bound.
 

@@ -26,7 +26,10 @@ MIN_PASSES = 21
 MUCH_TOO_SLOW_S = 8.0
 #: The interval of the median at which more turns are not worth their time.
 NARROW = 0.02
-#: Passes of a quick network between two of the reference's.
+#: Of what takes its turn, so many milliseconds are run first and not counted, so many counted, and passes at most.
+#: Quick networks need it: right after another network a pass of 0.3 ms takes 3 times as long as the tenth in a row,
+#: which is what somebody gets who classifies one image after another.
+WARM_MS, TIMED_MS = 6.0, 8.0
 MAX_REPEATS = 8
 NUM_RESAMPLES = 200
 LEVEL = 0.95
@@ -34,7 +37,7 @@ LEVEL = 0.95
 CALIBRATION_PASSES = 150
 
 Run = Callable[[], object]
-#: The mean milliseconds of the reference's passes before and after, and those of the candidate's passes between them.
+#: The mean of the reference's milliseconds before and after, and those of the candidate's passes between them.
 Turn = tuple[float, list[float]]
 
 
@@ -68,18 +71,21 @@ def take_turns(
 
     Parts of a network that take turns with each other find the caches as they would inside it.
     """
-    typical = sum(warm_up(candidate, time_pass) for candidate in candidates)
-    before = warm_up(reference, time_pass, seconds=0.2)
-    # Quick candidates have several passes a turn: the reference's are what costs time.
-    repeats = max(1, min(MAX_REPEATS, int(before / max(typical, 1e-6) / 2)))
+    warm, repeats = passes_in_turn(sum(warm_up(candidate, time_pass) for candidate in candidates))
+    warm_reference, reference_repeats = passes_in_turn(warm_up(reference, time_pass, seconds=0.2))
+
+    def reference_ms() -> float:
+        return statistics.median(_passes([reference], time_pass, warm_reference, reference_repeats)[0])
+
     turns: list[list[Turn]] = [[] for _ in candidates]
     start = time.perf_counter()
     check = num = 0
+    before = reference_ms()
     while True:
-        own = [[time_pass(candidate) for candidate in candidates] for _ in range(repeats)]
-        after = time_pass(reference)
-        for i, mine in enumerate(turns):
-            mine.append(((before + after) / 2, [passes[i] for passes in own]))
+        own = _passes(candidates, time_pass, warm, repeats)
+        after = reference_ms()
+        for mine, passes in zip(turns, own, strict=True):
+            mine.append(((before + after) / 2, passes))
         before, num = after, num + 1
         took = time.perf_counter() - start
         if took > MUCH_TOO_SLOW_S + seconds and num >= 3:
@@ -92,6 +98,21 @@ def take_turns(
             if all(is_narrow(mine) for mine in turns):
                 return turns
             check = num * 5 // 4 + 1
+
+
+def passes_in_turn(ms: float) -> tuple[int, int]:
+    """How many passes of `ms` milliseconds are not counted when their turn comes, and how many are counted then."""
+    ms = max(ms, WARM_MS / 100)
+    return round(WARM_MS / ms), max(1, min(MAX_REPEATS, int(TIMED_MS / ms)))
+
+
+def _passes(runs: Sequence[Run], time_pass: Callable[[Run], float], warm: int, repeats: int) -> list[list[float]]:
+    """Milliseconds of `repeats` passes of each, all in turns, after `warm` that are not counted."""
+    for _ in range(warm):
+        for run in runs:
+            time_pass(run)
+    rounds = [[time_pass(run) for run in runs] for _ in range(repeats)]
+    return [list(passes) for passes in zip(*rounds, strict=True)]
 
 
 def is_narrow(turns: list[Turn]) -> bool:

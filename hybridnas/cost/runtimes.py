@@ -53,6 +53,8 @@ class Input:
 class Setting:
     """How a network is run: by what, in which precision, with how many images a pass and how many CPU threads.
 
+    `reference` is a key of `REFERENCES`: the network that its times are ratios to.
+
     Raises:
         ConfigError: no such runtime, or it does not compute in that precision.
     """
@@ -61,6 +63,7 @@ class Setting:
     precision: str = "fp32"
     batch_size: int = 1
     threads: int = 1
+    reference: str = "large"
 
     def __post_init__(self) -> None:
         if self.runtime not in RUNTIMES:

@@ -18,7 +18,7 @@ from torch import nn
 from hybridnas.cost import probe
 from hybridnas.cost.connection import Connection, Lost, ssh_arguments
 from hybridnas.cost.probe import Turn
-from hybridnas.cost.reference import GIVEN, reference
+from hybridnas.cost.reference import reference
 from hybridnas.cost.runtimes import Input, Setting, check_installed, packages_of, to_onnx, to_program
 from hybridnas.errors import CannotRun, ConfigError, TargetError, first_clause
 from hybridnas.locks import DeviceLock
@@ -172,7 +172,7 @@ class SshTarget:
         try:
             self._about = connection.ask({"ask": "environment", "packages": packages}, within=GREETING_S)
             # Exported once somebody is there, and then kept.
-            self._reference = self._reference or self._export(reference(), GIVEN)
+            self._reference = self._reference or self._export(*reference(self.setting.reference))
             answer = connection.ask(self._opening("reference", self._reference), self._reference, within=ANSWER_S)
             if (error := answer.get("error", "")).startswith(("ImportError", "ModuleNotFoundError")):
                 other = "onnxruntime" if package == "torch" else "torch"

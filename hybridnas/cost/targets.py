@@ -14,7 +14,7 @@ from torch import nn
 from hybridnas.cost import probe
 from hybridnas.cost.command import CommandTarget
 from hybridnas.cost.probe import Run, Turn
-from hybridnas.cost.reference import GIVEN, reference
+from hybridnas.cost.reference import reference
 from hybridnas.cost.runtimes import Input, Setting, check_installed, open_module, packages_of, to_onnx
 from hybridnas.cost.ssh import SshTarget
 from hybridnas.errors import CannotRun, ConfigError, first_clause
@@ -68,7 +68,7 @@ class LocalTarget:
         self._lock = DeviceLock(name)
         try:
             with self._alone():
-                self._reference = self.open(reference(), GIVEN)
+                self._reference = self.open(*reference(setting.reference))
                 probe.warm_up(self._reference, self._time_pass)
         except CannotRun as error:
             raise ConfigError(f"The target {name} cannot run networks so: {error}; {_remedy(setting)}.") from None

@@ -35,8 +35,7 @@ def _quick(monkeypatch, tmp_path):
 @pytest.fixture
 def _real_files(monkeypatch, _quick):
     monkeypatch.setattr(command, "to_onnx", to_onnx)
-    monkeypatch.setattr(command, "reference", lambda: nn.Conv2d(3, 2, 1))
-    monkeypatch.setattr(command, "GIVEN", Input((1, 3, 2, 2)))
+    monkeypatch.setattr(command, "reference", lambda name: (nn.Conv2d(3, 2, 1), Input((1, 3, 2, 2))))
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ from torch import nn
 
 from hybridnas.architecture import Architecture, Stage, Stem, Transition
 from hybridnas.cost import probe
-from hybridnas.cost.latency import Timer
+from hybridnas.cost.latency import Latency, Timer
 from hybridnas.cost.probe import MIN_PASSES, MIN_TURNS, median_interval, take_turns
+from hybridnas.cost.reference import REFERENCES, reference, reference_for
 from hybridnas.cost.runtimes import Input, Setting
 from hybridnas.cost.targets import best_device, local_device, open_target
 from hybridnas.errors import CannotRun, ConfigError
@@ -42,45 +43,49 @@ def turns(clock, *names, seconds=0.0, **options):
 
 
 def test_passes_lie_between_two_of_the_reference():
-    clock = Clock(reference=2.0, network=9.0)
+    clock = Clock(reference=20.0, network=90.0)
     (found,) = turns(clock, "network")
     assert len(found) == MIN_PASSES >= MIN_TURNS
-    assert found == [(2.0, [9.0])] * len(found)
+    assert found == [(20.0, [90.0])] * len(found)
     timed = clock.order[-2 * len(found) :]  # warm-ups come before
     assert timed == ["network", "reference"] * len(found)
 
 
-def test_quick_networks_have_several_passes_a_turn():
-    (found,) = turns(Clock(reference=10.0, network=0.1), "network")
+def test_quick_networks_have_several_passes_a_turn_and_some_before_that_do_not_count():
+    clock = Clock(reference=3.0, network=1.0)
+    (found,) = turns(clock, "network")
     assert len(found) == MIN_TURNS
+    assert {len(own) for _, own in found} == {8}
+    assert clock.order[-18:] == ["network"] * (6 + 8) + ["reference"] * (2 + 2)
+    (found,) = turns(Clock(reference=3.0, network=1e-6), "network")
     assert {len(own) for _, own in found} == {probe.MAX_REPEATS}
 
 
 def test_several_take_turns_with_each_other():
-    clock = Clock(reference=1.0, a=2.0, b=3.0, c=4.0)
+    clock = Clock(reference=10.0, a=2.0, b=3.0, c=4.0)
     found = turns(clock, "a", "b", "c")
-    assert [turn[0] for turn in found] == [(1.0, [2.0]), (1.0, [3.0]), (1.0, [4.0])]
-    assert clock.order[-4:] == ["a", "b", "c", "reference"]
+    assert [turn[0] for turn in found] == [(10.0, [2.0]), (10.0, [3.0]), (10.0, [4.0])]
+    assert clock.order[-8:] == ["a", "b", "c"] * 2 + ["reference"] * 2  # the first of each not counted
 
 
 def test_a_drifting_machine_gives_the_same_ratio():
     def drift(k):
         return 1 + k / 50
 
-    clock = Clock(reference=lambda k: 2 * drift(k), network=lambda k: 6 * drift(k))
+    clock = Clock(reference=lambda k: 20 * drift(k), network=lambda k: 60 * drift(k))
     (found,) = turns(clock, "network")
     assert statistics.median(probe.ratios(found)) == pytest.approx(3, rel=0.01)
 
 
 def test_timing_ends_when_the_interval_is_narrow():
     """With seconds to spare: the figures do not differ at all."""
-    (found,) = turns(Clock(reference=1.0, network=5.0), "network", seconds=1e6)
+    (found,) = turns(Clock(reference=10.0, network=50.0), "network", seconds=1e6)
     assert len(found) == MIN_PASSES
 
 
 def test_timing_goes_on_while_the_interval_is_wide():
     generator = random.Random(0)
-    clock = Clock(reference=1.0, network=lambda k: generator.choice([4.0, 5.0, 6.0]))
+    clock = Clock(reference=10.0, network=lambda k: generator.choice([40.0, 50.0, 60.0]))
     (found,) = turns(clock, "network", seconds=0.05)
     assert len(found) > MIN_PASSES
 
@@ -115,6 +120,25 @@ def test_figures_are_multiples_of_the_references_milliseconds(monkeypatch):
     assert latency.p50 == latency.low == latency.high == latency.p95 == pytest.approx(3 * 2.0)
     assert latency.raw_p50 == 15.0
     assert latency.num_samples == 40
+
+
+def test_several_sittings_give_an_interval_that_holds_them_all(timer, monkeypatch):
+    sittings = iter([Latency(5, 7, 4, 6, 5.5, 20), Latency(9, 10, 8, 9.5, 9, 30), Latency(6, 6.5, 5.5, 6.5, 6, 25)])
+    monkeypatch.setattr(timer, "measure", lambda model, size, seconds: next(sittings))
+    pauses = []
+    monkeypatch.setattr("hybridnas.cost.latency.time.sleep", pauses.append)
+    found = timer.measure_apart(SMALL, 16, sittings=3, seconds=1, pause=2)
+    assert found == Latency(6, 7, 4, 9.5, 6, 75)
+    assert pauses == [2, 2]
+
+
+def test_each_reference_is_ours_and_runs(timer):
+    assert {name: reference_for(size) for name, size in (("small", 32), ("large", 96))} == {n: n for n in REFERENCES}
+    for name in REFERENCES:
+        network, given = reference(name)
+        assert network(torch.zeros(given.shape)).shape == (1, 10)
+        again, _ = reference(name)
+        assert torch.equal(network(torch.ones(given.shape)), again(torch.ones(given.shape)))
 
 
 def test_a_real_measurement(timer):
