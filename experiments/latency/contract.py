@@ -4,8 +4,8 @@
 
 Searches with other seeds, budgets and runtimes, a few networks trained for a moment each; the budgets are low enough to
 bind. When all have ended, every exported file is timed without hybridnas's timer: torch by torch.utils.benchmark, the
-others by calling onnxruntime and openvino directly, in turns with the same reference network, whose milliseconds of then
-are what a budget is meant in.
+others by calling onnxruntime and openvino directly, in turns with the same reference network, whose milliseconds of
+then are what a budget is meant in.
 """
 
 import csv
