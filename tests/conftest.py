@@ -61,6 +61,15 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_pauses() -> Iterator[None]:
+    """Of searches that run in the test's own process: their exported files are timed at once, and not for long."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hybridnas.pipeline.PAUSE_S", 0.0)
+        patch.setattr("hybridnas.pipeline.SITTING_S", 0.2)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     """Small networks gain nothing from threads that fight for cores with other processes."""

@@ -183,8 +183,8 @@ def test_predictions_are_compared_with_what_is_measured(table, space):
         assert low < float(predicted) < high
         measured.append(float(ms))
     assert measured == sorted(measured)
-    # The made-up network is called once, its parts each: the sum is a little more.
-    assert all(float(row[2]) > float(row[4]) for row in rows)
+    # Of the made-up parts more than the calls themselves is taken off: what is left is a little less than the network.
+    assert all(float(row[2]) < float(row[4]) for row in rows)
     assert re.search(
         r"^Within 10 %: \d of 5 \(\d+ %\); median error \d+\.\d %; inside the 95 % interval: [345] of 5, "
         r"Spearman (0\.\d+|1\.000)\.$",

@@ -2,8 +2,8 @@
 
     python experiments/latency/contract.py
 
-Searches with other seeds, budgets and runtimes, a few networks trained for a moment each; the budgets are low enough to
-bind. When all have ended, every exported file is timed without hybridnas's timer: torch by torch.utils.benchmark, the
+Searches with other seeds, budgets and runtimes, a few networks trained for a moment each. The budgets bind: each lies
+among the quickest of random networks of the space, timed first. When all have ended, every exported file is timed without hybridnas's timer: torch by torch.utils.benchmark, the
 others by calling onnxruntime and openvino directly, in turns with the same reference network, whose milliseconds of
 then are what a budget is meant in.
 """
@@ -22,14 +22,28 @@ import numpy as np
 import torch
 from torch.utils import benchmark
 
-from hybridnas import Run
+from hybridnas import Run, SearchSpace, build
+from hybridnas.cost.latency import Timer
 from hybridnas.cost.reference import reference, reference_for
 from hybridnas.cost.runtimes import to_onnx
 
 HERE = Path(__file__).parent
 SECONDS = 8.0
-BUDGETS = {"torch": (2.2, 5.0), "onnxruntime": (0.25, 0.7), "openvino": (0.25, 0.7)}
+NUM_TIMED = 15
+#: Budgets are drawn between these quantiles of the random networks.
+LOW, HIGH = 0.05, 0.35
 RUNTIMES = ["torch"] * 8 + ["onnxruntime"] * 8 + ["openvino"] * 4
+
+
+def bounds(runtime: str) -> tuple[float, float]:
+    """Milliseconds between which budgets are drawn."""
+    space, generator = SearchSpace.load("tiny"), random.Random(99)
+    timer = Timer("cpu", runtime=runtime, threads=1, reference=reference_for(max(space.file.image_size)))
+    networks = [space.sample(lambda _, values: generator.choice(values)) for _ in range(NUM_TIMED)]
+    times = [timer.measure(build(network, 16).deploy(), network.image_size, seconds=1).p50 for network in networks]
+    low, high = np.quantile(times, [LOW, HIGH])
+    print(f"{runtime}: random networks {min(times):.3g} to {max(times):.3g} ms, budgets {low:.3g} to {high:.3g}")
+    return float(low), float(high)
 
 
 def search(seed: int, runtime: str, budget_ms: float, folder: Path) -> int:
@@ -111,9 +125,10 @@ def main() -> None:
     torch.set_num_threads(1)
     generator = random.Random(0)
     rows = []
+    budgets = {runtime: bounds(runtime) for runtime in dict.fromkeys(RUNTIMES)}
     with tempfile.TemporaryDirectory() as folder:
         for seed, runtime in enumerate(RUNTIMES):
-            low, high = BUDGETS[runtime]
+            low, high = budgets[runtime]
             budget_ms = round(low * (high / low) ** generator.random(), 3)
             start = time.monotonic()
             code = search(seed, runtime, budget_ms, Path(folder) / str(seed))

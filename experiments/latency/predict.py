@@ -4,11 +4,15 @@
 
 First the calibration networks are timed as a search would, with their parts. Then, at another time, the parts of the
 held-out networks that the table lacks; last of all the held-out networks themselves, which the calibration never sees.
+They are timed in three sittings with pauses, as an exported file is: what is compared with should be no guess itself.
+Networks that the runtime cannot run (parts whose ONNX file is over 2 GB) are left out, and counted.
 """
 
 import argparse
 import csv
+import itertools
 import random
+import tempfile
 import time
 from pathlib import Path
 
@@ -19,7 +23,11 @@ from hybridnas import SearchSpace, build
 from hybridnas.architecture import Architecture
 from hybridnas.cost.latency import Timer
 from hybridnas.cost.predict import Counter, Predictor
+from hybridnas.cost.reference import reference_for
+from hybridnas.cost.runtimes import Input, to_onnx
 from hybridnas.cost.table import Table
+from hybridnas.cost.targets import Model
+from hybridnas.errors import CannotRun
 
 HERE = Path(__file__).parent
 NUM_CLASSES = 10
@@ -28,6 +36,16 @@ NUM_CLASSES = 10
 def draw(space: SearchSpace, seed: int) -> Architecture:
     generator = random.Random(seed)
     return space.sample(lambda name, values: generator.choice(values))
+
+
+def _file(network: Architecture, timer: Timer) -> Model:
+    """The deploy form, exported once where the runtime takes a file."""
+    module = build(network, NUM_CLASSES).deploy()
+    if not timer.setting.takes_file:
+        return module
+    path = Path(tempfile.gettempdir()) / "predict.onnx"
+    path.write_bytes(to_onnx(module, Input((1, 3, network.image_size, network.image_size))))
+    return path
 
 
 def main() -> None:
@@ -43,7 +61,8 @@ def main() -> None:
     arguments = parser.parse_args()
     out = arguments.out or HERE / f"predict_{arguments.space}_{arguments.runtime}.csv"
     space = SearchSpace.load(arguments.space)
-    timer = Timer(arguments.target, runtime=arguments.runtime, threads=arguments.threads)
+    setting = {"runtime": arguments.runtime, "threads": arguments.threads}
+    timer = Timer(arguments.target, reference=reference_for(max(space.file.image_size)), **setting)
     predictor = Predictor(Counter(Table(arguments.table), NUM_CLASSES), timer)
 
     start = time.monotonic()
@@ -51,20 +70,32 @@ def main() -> None:
         network = draw(space, seed)
         if network.key in predictor._networks:
             continue
-        latency, _ = predictor.measure(network)
+        try:
+            latency, _ = predictor.measure(network)
+        except CannotRun as error:
+            print(f"calibration {seed}: {error}", flush=True)
+            continue
         print(f"{time.monotonic() - start:6.0f} s  calibration {seed}: {latency.p50:.3g} ms", flush=True)
 
-    held_out = {seed: draw(space, seed) for seed in range(arguments.held_out)}
-    for seed, network in held_out.items():
+    held_out = {}
+    for seed in itertools.count():
+        network = draw(space, seed)
         missing = predictor.missing([network])
-        predictor.fill(missing)
+        try:
+            predictor.fill(missing)
+        except CannotRun as error:
+            print(f"left out {seed}: {error}", flush=True)
+            continue
+        held_out[seed] = network
         print(f"{time.monotonic() - start:6.0f} s  {len(missing)} parts of {seed}", flush=True)
+        if len(held_out) == arguments.held_out:
+            break
 
     rows = []
     for seed, network in held_out.items():
         foreseen = predictor.predict(network)
         macs, params = predictor.counter.count(network)
-        latency = timer.measure(build(network, NUM_CLASSES).deploy(), network.image_size, seconds=4)
+        latency = timer.measure_apart(_file(network, timer), network.image_size, sittings=3, seconds=1, pause=1)
         row = {
             "seed": seed,
             "families": network.families,

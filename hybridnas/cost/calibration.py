@@ -11,8 +11,11 @@ from scipy import stats
 
 #: How far a network may lie from the sum of its parts before any was timed: in common, and for each kind of part.
 COMMON, OWN = 0.1, 0.1
-#: What calling a part on its own costs over calling it inside a network, in times of the reference: about 30 us.
-CALL = 0.003
+#: What a part costs more alone than inside a network, over what calling an empty one costs (measured: 1.1 to 1.5), and
+#: how far that may be off.
+CALL, CALL_SPREAD = 1.2, 0.4
+#: By what share the blocks after the two that were timed may be quicker or slower: their code is in the caches already.
+REPEAT = 0.15
 #: Spread of networks about the fit that is believed before any was timed, worth so many networks, and the least of all.
 SPREAD, WORTH, LEAST = 0.06, 4.0, 0.015
 #: Degrees of freedom of the residuals: a network that was timed in a bad moment counts little.
@@ -24,11 +27,15 @@ LEVEL = 0.95
 class Sum:
     """The times of a network's parts over the reference's, summed by kind of part; bodies by family.
 
-    `num_calls` timed parts are in the sum, each as often as its time is: 18 for a body of 36 blocks, timed as two.
+    Attributes:
+        by_kind: The sums.
+        calls: What calling an empty part as often costs: 18 times for a body of 36 blocks, timed as two.
+        repeats: What of the sum are blocks after those that were timed: 17 of the 18.
     """
 
     by_kind: Mapping[str, float]
-    num_calls: float
+    calls: float = 0.0
+    repeats: float = 0.0
 
     @property
     def total(self) -> float:
@@ -39,8 +46,8 @@ class Sum:
 class Calibration:
     """A network's time over the sum of its parts: near 1, a little else for each kind of part.
 
-    Bayesian linear regression of that quotient on the share that each kind has of the sum, so that errors are
-    relative; iteratively reweighted for heavy tails (Student's t). Without any network it is the prior.
+    Bayesian linear regression of that quotient on the share that each kind, calls and repeats have of the sum, so that
+    errors are relative; iteratively reweighted for heavy tails (Student's t). Without any network it is the prior.
 
     Args:
         sums: Of the networks that were timed.
@@ -50,17 +57,18 @@ class Calibration:
     def __init__(self, sums: Sequence[Sum] = (), ratios: Sequence[float] = ()) -> None:
         self.num_networks = len(sums)
         kinds = sorted({kind for each in sums for kind in each.by_kind})
-        self._column = {kind: i + 2 for i, kind in enumerate(kinds)}
-        prior = np.array([COMMON**2, 1.0, *[OWN**2] * len(kinds)])  # the second is in units of CALL
+        self._column = {kind: i + 3 for i, kind in enumerate(kinds)}
+        prior = np.array([COMMON**2, CALL_SPREAD**2, REPEAT**2, *[OWN**2] * len(kinds)])
+        expected = np.array([0.0, CALL, *[0.0] * (1 + len(kinds))])
         x = np.array([self._features(each) for each in sums]).reshape(len(sums), len(prior))
         y = np.array([ratio / each.total for each, ratio in zip(sums, ratios, strict=True)]) - 1
         variance, weights = SPREAD**2, np.ones(len(sums))
-        self._mean: NDArray[np.float64] = np.zeros(len(prior))
+        self._mean: NDArray[np.float64] = expected
         self._covariance: NDArray[np.float64] = np.diag(prior)
         for _ in range(20 if len(sums) else 0):
             precision = np.diag(1 / prior) + (x.T * weights) @ x / variance
             self._covariance = np.linalg.inv(precision)
-            self._mean = self._covariance @ ((x.T * weights) @ y) / variance
+            self._mean = expected + self._covariance @ ((x.T * weights) @ (y - x @ expected)) / variance
             residuals = y - x @ self._mean
             weights = (TAILS + 1) / (TAILS + residuals**2 / variance)
             # What the fit has taken up of the residuals is given back: so many columns less are free.
@@ -79,9 +87,10 @@ class Calibration:
         return total * (1 + float(x @ self._mean)), total * self._quantile * spread**0.5
 
     def _features(self, parts: Sum) -> NDArray[np.float64]:
-        x = np.zeros(len(self._column) + 2)
+        x = np.zeros(len(self._column) + 3)
         x[0] = 1
-        x[1] = -CALL * parts.num_calls / parts.total
+        x[1] = -parts.calls / parts.total
+        x[2] = parts.repeats / parts.total
         for kind, time in parts.by_kind.items():
             if kind in self._column:
                 x[self._column[kind]] = time / parts.total

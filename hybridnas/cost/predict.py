@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from hybridnas.cost.latency import SECONDS, Latency, Timer
 from hybridnas.cost.macs import count_macs_of
 from hybridnas.cost.parts import Part, Timing, parts_of, timings_of
 from hybridnas.cost.runtimes import OF_TORCH, Input
-from hybridnas.cost.table import Count, Table, Time, Timed, code_digest
+from hybridnas.cost.table import CALL, Count, Table, Time, Timed, code_digest
 from hybridnas.errors import CannotRun
 from hybridnas.model import build, num_params
 
@@ -135,18 +136,17 @@ class Predictor:
             TargetError: the target is gone.
         """
         for start in range(0, len(timings), TOGETHER):
-            group: list[Timing] = []
-            opened = []
+            opened: dict[str, Any] = {}
             for timing in timings[start : start + TOGETHER]:
                 try:
-                    opened.append(self._open(timing))
-                    group.append(timing)
+                    opened[timing.key] = self._open(timing)
                 except CannotRun as error:
                     if leave_out is None:
                         raise
                     leave_out(str(error))
-            if group:
-                self._keep(group, self.timer.measure_opened(opened))
+            if opened:
+                opened |= self._open_call()
+                self._keep(opened, self.timer.measure_opened(list(opened.values())))
             tell(min(start + TOGETHER, len(timings)))
 
     def measure(
@@ -162,13 +162,15 @@ class Predictor:
             TargetError: the target is gone.
         """
         group = self.missing([architecture]) if with_parts else []
-        opened = [self._open(timing) for timing in group]
+        opened = {timing.key: self._open(timing) for timing in group}
+        if opened:
+            opened |= self._open_call()
         shape = (self.timer.setting.batch_size, 3, architecture.image_size, architecture.image_size)
         with torch.random.fork_rng(devices=[]):
             network = build(architecture, self.counter.num_classes).deploy()
-        opened.append(self.timer.open(network, Input(shape)))
-        *times, latency = self.timer.measure_opened(opened, seconds=seconds)
-        self._keep(group, times)
+        whole = self.timer.open(network, Input(shape))
+        *times, latency = self.timer.measure_opened([*opened.values(), whole], seconds=seconds)
+        self._keep(opened, times)
         if self.missing([architecture]):
             return latency, None
         foreseen = self.predict(architecture)
@@ -196,26 +198,33 @@ class Predictor:
         """How many networks the calibration knows."""
         return self._calibration.num_networks
 
-    def _open(self, timing: Timing) -> object:
+    def _open_call(self) -> dict[str, Any]:
+        """As little as can be called, ready to be timed, unless the table has it."""
+        return {} if CALL in self._times else {CALL: self.timer.open(nn.ReLU(), Input((1, 1, 1, 1)))}
+
+    def _open(self, timing: Timing) -> Any:
         shape = (self.timer.setting.batch_size, *timing.part.shape)
         try:
             return self.timer.open(timing.part.build(timing.depth), Input(shape, timing.channels_last))
         except CannotRun as error:
             raise CannotRun(f"{timing.part}: {error}") from None
 
-    def _keep(self, timings: Sequence[Timing], latencies: Sequence[Latency]) -> None:
+    def _keep(self, keys: Iterable[str], latencies: Iterable[Latency]) -> None:
         reference = self.timer.reference_ms
-        for timing, found in zip(timings, latencies, strict=True):
+        for key, found in zip(keys, latencies, strict=True):
             time = Time(found.p50 / reference, found.low / reference, found.high / reference, found.num_samples)
-            self._times[timing.key] = time
-            self.table.add_time(self.context, timing.key, time)
+            self._times[key] = time
+            self.table.add_time(self.context, key, time)
 
     def _sum(self, parts: dict[str, float]) -> Sum:
         by_kind: dict[str, float] = {}
+        repeats = 0.0
         for key, often in parts.items():
-            kind = _kind(key)
-            by_kind[kind] = by_kind.get(kind, 0.0) + often * self._times[key].ratio
-        return Sum(by_kind, sum(parts.values()))
+            kind, time = _kind(key), self._times[key].ratio
+            by_kind[kind] = by_kind.get(kind, 0.0) + often * time
+            repeats += max(0.0, often - 1) * time
+        call = self._times[CALL].ratio if CALL in self._times else 0.0
+        return Sum(by_kind, sum(parts.values()) * call, repeats)
 
 
 def _kind(key: str) -> str:

@@ -25,6 +25,9 @@ from hybridnas.errors import ConfigError
 #: Names another folder than the user's cache folder.
 FOLDER_VARIABLE = "HYBRIDNAS_CACHE"
 
+#: Among the times, under this key: what calling an empty part costs.
+CALL = "call"
+
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS counts (code TEXT, part TEXT, count TEXT, PRIMARY KEY (code, part)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS machines (context TEXT PRIMARY KEY, machine TEXT) WITHOUT ROWID;
@@ -137,10 +140,8 @@ class Table:
     def contexts(self) -> Iterator[tuple[str, dict[str, Any], int, int]]:
         """Every context: its fingerprint, what it stands for, and how many parts and networks were timed in it."""
         for context, machine in self._rows("SELECT context, machine FROM machines ORDER BY context"):
-            num_parts, num_networks = (
-                self._rows(f"SELECT COUNT(*) FROM {name} WHERE context = ?", context)[0][0]
-                for name in ("times", "networks")
-            )
+            ((num_parts,),) = self._rows("SELECT COUNT(*) FROM times WHERE context = ? AND part != ?", context, CALL)
+            ((num_networks,),) = self._rows("SELECT COUNT(*) FROM networks WHERE context = ?", context)
             yield context, json.loads(machine), num_parts, num_networks
 
     def context(self, beginning: str) -> str:

@@ -1,10 +1,12 @@
 """The calibration on sums whose truth is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from hybridnas.cost.calibration import OWN, TAILS, Calibration, Sum
+from hybridnas.cost.calibration import CALL, OWN, TAILS, Calibration, Sum
 
 KINDS = ("stem", "transition", "head", "mbconv", "window", "global")
 FACTORS = {"stem": 1.0, "transition": 0.95, "head": 1.1, "mbconv": 0.9, "window": 1.15, "global": 1.05}
@@ -17,7 +19,7 @@ def sums(number, seed=0, kinds=KINDS):
     for _ in range(number):
         shares = generator.dirichlet(np.ones(len(kinds)))
         total = 10 ** generator.uniform(-1, 1)
-        found.append(Sum(dict(zip(kinds, total * shares, strict=True)), 10))
+        found.append(Sum(dict(zip(kinds, total * shares, strict=True))))
     return found
 
 
@@ -54,14 +56,34 @@ def test_known_factors_are_found():
 
 
 def test_what_calls_cost_is_found():
-    """Each timed part costs two thousandths of the reference more alone than inside: much for small networks."""
+    """Half as much again as an empty part costs: much for small networks."""
 
     def truth(parts):
-        return parts.total - 0.002 * parts.num_calls
+        return parts.total - 1.5 * parts.calls
 
-    known = sums(80, seed=2)
+    known = [replace(parts, calls=0.02) for parts in sums(80, seed=2)]
     calibration = Calibration(known, [truth(parts) for parts in known])
-    for parts in sums(50, seed=3):
+    for parts in (replace(parts, calls=0.02) for parts in sums(50, seed=3)):
+        assert calibration.predict(parts)[0] == pytest.approx(truth(parts), rel=0.03)
+
+
+def test_calls_are_taken_off_before_any_network_was_timed():
+    (parts,) = sums(1)
+    without, _ = Calibration().predict(parts)
+    found, _ = Calibration().predict(replace(parts, calls=0.1 * parts.total))
+    assert found / without == pytest.approx(1 - 0.1 * CALL)
+
+
+def test_that_further_blocks_are_quicker_is_found():
+    """As those of a deep body are: their code is in the caches already."""
+
+    def truth(parts):
+        return parts.total - 0.2 * parts.repeats
+
+    generator = np.random.default_rng(8)
+    known = [replace(parts, repeats=parts.total * generator.uniform(0, 0.9)) for parts in sums(80, seed=8)]
+    calibration = Calibration(known[:40], [truth(parts) for parts in known[:40]])
+    for parts in known[40:]:
         assert calibration.predict(parts)[0] == pytest.approx(truth(parts), rel=0.03)
 
 
@@ -110,7 +132,7 @@ def test_kinds_that_no_network_had_make_it_wider():
     (parts,) = sums(1, seed=8, kinds=KINDS[:-1])
     ratio, half = calibration.predict(parts)
     new = {("global" if kind == "mbconv" else kind): time for kind, time in parts.by_kind.items()}
-    other_ratio, other_half = calibration.predict(Sum(new, parts.num_calls))
+    other_ratio, other_half = calibration.predict(Sum(new))
     assert other_half / other_ratio > 1.2 * half / ratio
     # A kind of its own may lie as far from the sum as before any network was timed.
     quantile = stats.t.ppf(0.975, TAILS)
@@ -128,5 +150,5 @@ def test_figures_scale_with_the_sum():
     known = sums(30, seed=11)
     calibration = Calibration(known, [true_ratio(parts) for parts in known])
     (parts,) = sums(1, seed=12)
-    twice = Sum({kind: 2 * time for kind, time in parts.by_kind.items()}, 2 * parts.num_calls)
+    twice = Sum({kind: 2 * time for kind, time in parts.by_kind.items()})
     assert calibration.predict(twice) == pytest.approx([2 * value for value in calibration.predict(parts)])

@@ -11,6 +11,7 @@ from torch import nn
 from hybridnas import SearchSpace
 from hybridnas.architecture import Architecture, Stage, Stem, Transition
 from hybridnas.cost import predict as module
+from hybridnas.cost.calibration import CALL
 from hybridnas.cost.parts import Part
 from hybridnas.cost.predict import TOGETHER, Counter, Predictor
 from hybridnas.cost.table import Table
@@ -60,8 +61,9 @@ def test_the_prediction_is_the_sum_of_the_parts(opened):
     _, params = predictor.counter.count(CONVNEXT)
     found = predictor.predict(CONVNEXT)
     # The made-up parts take a millisecond for a thousand parameters and 0.1 for being called. Of the three blocks of
-    # ConvNeXt the first makes channels come last, so that it is timed apart from the two others.
-    assert found.ms == pytest.approx(params / 1e3 + 0.1 * NUM_TIMED)
+    # ConvNeXt the first makes channels come last, so that it is timed apart from the two others. Inside a network no part
+    # is called on its own.
+    assert found.ms == pytest.approx(params / 1e3 + 0.1 * NUM_TIMED * (1 - CALL))
     assert 0 <= found.low < found.ms < found.high
 
 
@@ -122,7 +124,8 @@ def test_the_batch_and_the_layout_are_those_of_the_network(opened):
     predictor = opened(timer)
     missing = predictor.missing([CONVNEXT])
     predictor.fill(missing)
-    (group,) = timer.groups
+    ((*group, call),) = timer.groups
+    assert isinstance(call[0], nn.ReLU)
     assert [given.shape for _, given in group] == [(3, *timing.part.shape) for timing in missing]
     assert [given.channels_last for _, given in group] == [timing.channels_last for timing in missing]
 
@@ -187,7 +190,7 @@ def test_a_network_takes_turns_with_the_parts_that_lack(opened):
     missing = predictor.missing([CONVNEXT])
     predictor.fill(missing[:2])
     predictor.measure(CONVNEXT)
-    assert [len(group) for group in timer.groups] == [2, len(missing) - 2 + 1]
+    assert [len(group) for group in timer.groups] == [2 + 1, len(missing) - 2 + 1]  # once a call
     network, given = timer.groups[-1][-1]
     assert isinstance(network, HybridNet) and given.shape == (1, 3, 16, 16)
     assert not network.training and not any(parameter.requires_grad for parameter in network.parameters())
@@ -215,7 +218,7 @@ def test_predictions_move_towards_what_was_measured(opened, networks):
         assert foreseen == expected  # said before it was known
         assert predictor.knows(network) and predictor.num_networks == i + 1
         after = predictor.predict(network)
-        assert abs(after.ms - latency.p50) <= abs(foreseen.ms - latency.p50)
+        assert abs(after.ms - latency.p50) <= abs(foreseen.ms - latency.p50) + 1e-4 * latency.p50
         widths.append((after.high - after.low) / after.ms)
     found = predictor.predict(last)
     truth, _ = opened(factor=1.3).measure(last)
