@@ -3,9 +3,9 @@
     python experiments/latency/contract.py
 
 Searches with other seeds, budgets and runtimes, a few networks trained for a moment each. The budgets bind: each lies
-among the quickest of random networks of the space, timed first. When all have ended, every exported file is timed without hybridnas's timer: torch by torch.utils.benchmark, the
-others by calling onnxruntime and openvino directly, in turns with the same reference network, whose milliseconds of
-then are what a budget is meant in.
+among the quickest of random networks of the space, timed first. When all have ended, every exported file is timed
+without hybridnas's timer: torch by torch.utils.benchmark, the others by calling onnxruntime and openvino directly, in
+turns with the same reference network, whose milliseconds of then are what a budget is meant in.
 """
 
 import csv

@@ -61,8 +61,8 @@ def test_the_prediction_is_the_sum_of_the_parts(opened):
     _, params = predictor.counter.count(CONVNEXT)
     found = predictor.predict(CONVNEXT)
     # The made-up parts take a millisecond for a thousand parameters and 0.1 for being called. Of the three blocks of
-    # ConvNeXt the first makes channels come last, so that it is timed apart from the two others. Inside a network no part
-    # is called on its own.
+    # ConvNeXt the first makes channels come last, so that it is timed apart from the two others. Inside a network no
+    # part is called on its own.
     assert found.ms == pytest.approx(params / 1e3 + 0.1 * NUM_TIMED * (1 - CALL))
     assert 0 <= found.low < found.ms < found.high
 
