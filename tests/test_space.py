@@ -303,6 +303,14 @@ def test_with_image_size_fixes_the_size(small):
     assert fixed.size == sum(1 for described in by_hand() if described[0] == 8)
 
 
+@pytest.mark.parametrize("family", ["global", "levit", "lgl"])
+def test_the_rule_is_for_every_family_that_attends_to_all_positions(family):
+    both = GOOD.replace("[mbconv, global]", f"[mbconv, {family}]")
+    for limit, expected in ((1, {"mbconv"}), (10**6, {"mbconv", family})):
+        space = SearchSpace.parse(both + f"rules: [{{no_global_above_tokens: {limit}}}]\n", name="x", file="x.yaml")
+        assert {recorded(space, seed)[0].stages[1].block for seed in range(40)} == expected
+
+
 def test_with_image_size_checks_again():
     only_global = GOOD.replace("[mbconv, global]", "global") + "rules: [{no_global_above_tokens: 64}]\n"
     space = SearchSpace.parse(only_global, name="only", file="only.yaml")

@@ -51,7 +51,10 @@ def clock(run: Run) -> float:
 def warm_up(run: Run, time_pass: Callable[[Run], float] = clock, *, seconds: float = 1.0) -> float:
     """Run until the latest passes are no faster than those before them, or `seconds` are over; the latest median."""
     end = time.perf_counter() + seconds
-    passes = [time_pass(run) for _ in range(3)]
+    passes = [time_pass(run)]
+    if time.perf_counter() > end:  # so slow that nothing at its beginning matters
+        return passes[0]
+    passes += [time_pass(run) for _ in range(2)]
     while time.perf_counter() < end:
         passes += [time_pass(run) for _ in range(3)]
         if statistics.median(passes[-3:]) > 0.97 * statistics.median(passes[-6:-3]):

@@ -14,7 +14,7 @@ from hybridnas.blocks import BLOCKS, compat_options, option_defaults
 from hybridnas.model import build
 from hybridnas.space.file import plain
 from hybridnas.space.parts import combinations, problem
-from hybridnas.space.points import stem_resolution, without_nothing
+from hybridnas.space.points import ATTENDS_TO_ALL, stem_resolution, without_nothing
 from hybridnas.space.space import SearchSpace
 
 #: Families one step apart: what mixes positions changes, and little else.
@@ -175,7 +175,7 @@ def _families(stage: Stage, widths: Sequence[int], resolution: int) -> dict[str,
     for family in BLOCKS:
         if (family, stage.block) not in KIN and (stage.block, family) not in KIN:
             continue
-        if family == "global" and resolution**2 > MAX_GLOBAL_TOKENS:
+        if family in ATTENDS_TO_ALL and resolution**2 > MAX_GLOBAL_TOKENS:
             continue
         # The widths are multiples of the design's head_dim, not of the kin's default.
         kept = {o: v for o, v in stage.options.items() if o == "head_dim" and o in option_defaults(BLOCKS[family])}

@@ -15,9 +15,12 @@ from hybridnas.space.file import SpaceFile, StageSpace
 
 Choose = Callable[[str, Sequence[Any]], Any]
 
+#: Families in which every position attends to every other (lgl does where it samples each position).
+ATTENDS_TO_ALL = ("global", "levit", "lgl")
+
 #: What a file's `rules` may say: is `block` legal on a map of `resolution`, given the rule's number?
 RULES: dict[str, Callable[[str, int, int], bool]] = {
-    "no_global_above_tokens": lambda block, resolution, limit: block != "global" or resolution**2 <= limit,
+    "no_global_above_tokens": lambda block, resolution, limit: block not in ATTENDS_TO_ALL or resolution**2 <= limit,
 }
 
 #: What a stage without blocks says: always the same, so that one network has one description.
