@@ -56,6 +56,7 @@ class SearchConfig(BaseModel):
     image_size: Annotated[int, Field(ge=8)] | None = None
     batch_size: Count | None = None
     train_images: Count = 4000
+    max_bad: Annotated[int, Field(ge=0)] = 10
     flip: bool = False
     device: str | None = None
     target: str | tuple[str, ...] | None = None

@@ -1,4 +1,4 @@
-"""Writing so that a kill at any moment leaves the old file or the new one, never half of one."""
+"""Files: the cache folder, and writing so that a kill leaves the old file or the new one, never half of one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+from platformdirs import user_cache_path
+
+#: Names another folder than the user's cache folder.
+CACHE_VARIABLE = "HYBRIDNAS_CACHE"
 
 
 def write_atomic(path: Path, write: str | bytes | Callable[[Path], object]) -> None:
@@ -35,3 +40,9 @@ def write_atomic(path: Path, write: str | bytes | Callable[[Path], object]) -> N
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def cache_folder() -> Path:
+    """What is kept from one run for the next: the user's cache folder, or the one that HYBRIDNAS_CACHE names."""
+    folder = os.environ.get(CACHE_VARIABLE)
+    return Path(folder) if folder else user_cache_path("hybridnas")

@@ -26,6 +26,7 @@ from hybridnas.cost.runtimes import Setting
 from hybridnas.cost.table import Table
 from hybridnas.cost.targets import Model, best_device, local_device
 from hybridnas.data.dataset import Dataset
+from hybridnas.data.loading import Loading
 from hybridnas.data.sources import open_source
 from hybridnas.errors import BudgetError, ConfigError, RunError, TargetError
 from hybridnas.export.bundle import export_bundle
@@ -33,7 +34,7 @@ from hybridnas.export.onnx import FILE, export_onnx
 from hybridnas.files import write_atomic
 from hybridnas.proxy.training import DEFAULT_EPOCHS, Recipe, Trainer
 from hybridnas.report.figures import draw_pareto
-from hybridnas.report.progress import SearchDisplay
+from hybridnas.report.progress import SearchDisplay, telling
 from hybridnas.report.tables import front_table, summary
 from hybridnas.space import SearchSpace
 from hybridnas.space.around import around
@@ -84,8 +85,12 @@ def run_search(
     config = _resolved(config, space="tiny" if native <= TINY_LIMIT else "hybrid")
     space, designs = _space(config, folder / "space.yaml" if resume else None)
     device = local_device(str(config.device))
-    dataset = source.load(max(space.file.image_size), config.seed, config.train_images)
+    with telling(console) as tell:
+        loading = Loading(max(space.file.image_size), config.seed, config.train_images, config.max_bad, tell)
+        dataset = source.load(loading)
     console.print(f"data   {_about(dataset)}")
+    for note in dataset.notes:
+        console.print(f"       {note}", highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"space  {space.name}: {space.size:.3g} architectures, {len(space.layouts())} known layouts"
         + (f", {len(designs)} published designs" if designs else "")

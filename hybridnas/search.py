@@ -45,7 +45,9 @@ def search(
     data: Annotated[
         str | None,
         _option(
-            help="A folder of class folders, an .npz file, or torchvision:NAME. Default: embedded images.", panel=GOAL
+            help="A folder of class folders, a .csv of path and label, an .npz file, torchvision:NAME or hf:NAME. "
+            "Default: embedded images.",
+            panel=GOAL,
         ),
     ] = None,
     trials: Annotated[int | None, _option(help="Stop after so many trained architectures.", panel=RUN)] = None,
@@ -65,6 +67,10 @@ def search(
     ] = None,
     train_images: Annotated[
         int | None, _option(help="At most so many images a training epoch. Default: 4000.", panel=TRAINING)
+    ] = None,
+    max_bad: Annotated[
+        int | None,
+        _option(help="So many images that cannot be read are left out; one more ends it. Default: 10.", panel=TRAINING),
     ] = None,
     flip: Annotated[
         bool | None,

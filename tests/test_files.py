@@ -2,7 +2,7 @@ import stat
 
 import pytest
 
-from hybridnas.files import write_atomic
+from hybridnas.files import CACHE_VARIABLE, cache_folder, write_atomic
 
 
 class Killed(BaseException):
@@ -91,3 +91,10 @@ def test_the_file_gets_the_mode_that_the_umask_gives(tmp_path):
     (tmp_path / "b.txt").write_text("x")
     modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a.txt", "b.txt")]
     assert modes[0] == modes[1]
+
+
+def test_where_the_cache_lies(monkeypatch, tmp_path):
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    assert cache_folder() == tmp_path
+    monkeypatch.delenv(CACHE_VARIABLE)
+    assert "hybridnas" in str(cache_folder())

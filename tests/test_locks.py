@@ -85,11 +85,14 @@ def test_training_waits_while_another_process_times(tmp_path, monkeypatch, npz_f
     import torch
 
     from hybridnas.architecture import Architecture, Stage, Stem, Transition
+    from hybridnas.data.loading import Loading
     from hybridnas.data.sources import open_source
     from hybridnas.proxy import training
 
     monkeypatch.setattr(training, "DeviceLock", lambda device: DeviceLock(device, tmp_path))
-    trainer = training.Trainer(open_source(str(npz_file)).load(16, 0, 100), torch.device("cpu"), threads=1)
+    trainer = training.Trainer(
+        open_source(str(npz_file)).load(Loading(16, max_train=100)), torch.device("cpu"), threads=1
+    )
     small = Architecture(16, Stem("patch4", 8), (Stage(Transition("none", 1), "repmixer", 1, 8),))
     steps = []
     with child("alone", tmp_path, 3) as process:

@@ -11,7 +11,8 @@ from made_up import MadeUpTimer
 
 from hybridnas import tabling
 from hybridnas.cli import exit_code
-from hybridnas.cost.table import FOLDER_VARIABLE, Table
+from hybridnas.cost.table import Table
+from hybridnas.files import CACHE_VARIABLE
 from hybridnas.space import SearchSpace
 from hybridnas.table import app
 
@@ -26,7 +27,7 @@ stages:
 
 @pytest.fixture(autouse=True)
 def cache(monkeypatch, tmp_path):
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setattr(tabling, "Timer", MadeUpTimer)
 
 

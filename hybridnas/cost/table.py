@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,12 +17,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from platformdirs import user_cache_path
-
 from hybridnas.errors import ConfigError
+from hybridnas.files import CACHE_VARIABLE, cache_folder
 
-#: Names another folder than the user's cache folder.
-FOLDER_VARIABLE = "HYBRIDNAS_CACHE"
+FILE = "cost.sqlite"
 
 #: Among the times, under this key: what calling an empty part costs.
 CALL = "call"
@@ -85,7 +82,7 @@ class Table:
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        self.path = path or default_path()
+        self.path = path or cache_folder() / FILE
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -190,15 +187,9 @@ class Table:
 
     def _error(self, error: Exception) -> ConfigError:
         return ConfigError(
-            f"The table {self.path} cannot be used: {error}; remove it, or set {FOLDER_VARIABLE} to a folder that can "
+            f"The table {self.path} cannot be used: {error}; remove it, or set {CACHE_VARIABLE} to a folder that can "
             "be written."
         )
-
-
-def default_path() -> Path:
-    """Where the table lies."""
-    folder = os.environ.get(FOLDER_VARIABLE)
-    return (Path(folder) if folder else user_cache_path("hybridnas")) / "cost.sqlite"
 
 
 @lru_cache(1)

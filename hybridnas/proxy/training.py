@@ -163,15 +163,20 @@ class Trainer:
         return TrainingResult(model, tuple(accuracies), time.perf_counter() - start)
 
     def evaluate(self, model: HybridNet, part: str) -> float:
-        """Accuracy of `model`, 0..1, on a part of the data."""
+        """Accuracy of `model`, 0..1, on a part of the data: balanced where the classes are not (`is_balanced`)."""
         model.eval()
         batches = self.batches(part, model.architecture.image_size)
-        right = 0
+        found = []
         with torch.inference_mode():
-            for x, labels in batches.in_order(256):
+            for x, _ in batches.in_order(256):
                 with self._lock.shared():
-                    right += int((model(x).argmax(1) == labels).sum())
-        return right / len(batches)
+                    found.append(model(x).argmax(1).cpu())
+        right = (torch.cat(found) == batches.labels.cpu()).double()
+        if self.dataset.is_balanced:
+            return float(right.mean())
+        present, labels = batches.labels.cpu().unique(return_inverse=True)
+        hits = torch.zeros(len(present), dtype=torch.double).index_add_(0, labels, right)
+        return float((hits / labels.bincount()).mean())
 
 
 def _rate(step: int, total: int, warm_up: float) -> float:

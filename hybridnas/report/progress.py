@@ -3,14 +3,51 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from hybridnas.config import SearchConfig
 from hybridnas.study.loop import Progress as SearchProgress
 from hybridnas.study.records import TrialRecord
+
+#: What takes longer is shown, and where no bar can be drawn, a line comes so often.
+PATIENCE_S, LINE_S = 2.0, 10.0
+
+
+@contextmanager
+def telling(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """A function that is told what is done, how many of how many: a bar on a terminal, elsewhere a line at times."""
+    columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn())
+    tasks: dict[str, TaskID] = {}
+    began = last = time.monotonic()
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+
+        def tell(doing: str, done: int, total: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - began < PATIENCE_S:
+                return
+            if console.is_terminal:
+                if doing not in tasks:
+                    tasks[doing] = bar.add_task(doing, total=total)
+                bar.update(tasks[doing], completed=done, total=total)
+            elif now - last >= LINE_S:
+                last = now
+                console.print(f"       {doing}: {done} of {total}", highlight=False)
+
+        yield tell
 
 
 class SearchDisplay:

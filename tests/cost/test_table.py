@@ -6,8 +6,9 @@ import sys
 import pytest
 
 from hybridnas.cost import table as module
-from hybridnas.cost.table import FOLDER_VARIABLE, Count, Table, Time, Timed, code_digest, default_path
+from hybridnas.cost.table import Count, Table, Time, Timed, code_digest
 from hybridnas.errors import ConfigError
+from hybridnas.files import CACHE_VARIABLE
 
 COUNT = Count(10, 20, 30, 40, (False, True))
 TIME = Time(0.1, 0.09, 0.11, 21)
@@ -114,13 +115,6 @@ def test_a_context_by_its_beginning(open_table):
         table.context("z")
 
 
-def test_where_it_lies(monkeypatch, tmp_path):
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
-    assert default_path() == tmp_path / "cost.sqlite"
-    monkeypatch.delenv(FOLDER_VARIABLE)
-    assert "hybridnas" in str(default_path())
-
-
 WRITER = """
 import sys
 from pathlib import Path
@@ -163,7 +157,7 @@ def test_a_file_that_is_no_table(path):
     with pytest.raises(ConfigError) as caught:
         Table(path)
     sentence = str(caught.value)
-    assert str(path) in sentence and "remove it" in sentence and FOLDER_VARIABLE in sentence
+    assert str(path) in sentence and "remove it" in sentence and CACHE_VARIABLE in sentence
     assert "\n" not in sentence
 
 
@@ -193,10 +187,10 @@ def test_a_table_of_another_shape(path, open_table):
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=f"{FOLDER_VARIABLE} to a folder that can be written"):
+    with pytest.raises(ConfigError, match=f"{CACHE_VARIABLE} to a folder that can be written"):
         Table(tmp_path / "file" / "cost.sqlite")
 
 
 def test_a_path_that_cannot_be_written(tmp_path):
-    with pytest.raises(ConfigError, match=FOLDER_VARIABLE):
+    with pytest.raises(ConfigError, match=CACHE_VARIABLE):
         Table(tmp_path)  # a folder stands where the file should

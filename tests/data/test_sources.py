@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import struct
 from pathlib import Path
 
@@ -8,9 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hybridnas.data import sources
+from hybridnas.data import arrays, cache, loading
+from hybridnas.data.loading import Loading
 from hybridnas.data.sources import open_source
 from hybridnas.errors import DataError
+from hybridnas.files import CACHE_VARIABLE
 
 RED, GREEN = (200, 30, 30), (30, 200, 30)
 
@@ -32,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
 def test_a_folder_of_class_folders(folder: Path) -> None:
     source = open_source(str(folder))
     assert source.native_size == 22  # the median of the shorter sides 20..25
-    data = source.load(8, 0, 100)
+    data = source.load(Loading(8, max_train=100))
     assert data.class_names == ("green", "red")
     assert data.train.images.shape[1:] == (3, 8, 8)
     for part in (data.train, data.validation, data.test):
@@ -43,12 +46,12 @@ def test_a_folder_of_class_folders(folder: Path) -> None:
 def test_kinds_of_images(tmp_path: Path) -> None:
     root = tmp_path / "kinds"
     for i in range(3):
-        save(root / "b" / f"{i}.png", Image.new("RGB", (8, 8)))
+        save(root / "b" / f"{i}.png", Image.new("RGB", (8, 8 + i)))
     save(root / "a" / "grey.png", Image.new("L", (8, 8), 100))
     save(root / "a" / "alpha.png", Image.new("RGBA", (8, 8), (100, 100, 100, 255)))
     save(root / "a" / "deep.png", Image.fromarray(np.full((8, 8), 100 << 8, np.uint16)))
     save(root / "a" / "indexed.png", Image.new("RGB", (8, 8), (100, 100, 100)).convert("P"))
-    data = open_source(str(root)).load(8, 0, 100)
+    data = open_source(str(root)).load(Loading(8, max_train=100))
     for part in (data.train, data.validation, data.test):
         for image in part.images[part.labels == 0]:
             assert np.abs(image.astype(int) - 100).max() <= 3, image[:, 0, 0]
@@ -61,8 +64,8 @@ def test_a_rotated_photograph_stands_upright(tmp_path: Path) -> None:
     exif[0x0112] = 6
     for name in ("a", "b"):
         for i in range(3):
-            save(tmp_path / "r" / name / f"{i}.jpg", Image.fromarray(pixels), exif=exif)
-    image = open_source(str(tmp_path / "r")).load(16, 0, 10).train.images[0]
+            save(tmp_path / "r" / name / f"{i}.jpg", Image.fromarray(pixels), exif=exif, comment=f"{name} {i}")
+    image = open_source(str(tmp_path / "r")).load(Loading(16, max_train=10)).train.images[0]
     assert image[0, :6].mean() > 200 and image[0, -6:].mean() < 60
 
 
@@ -70,7 +73,7 @@ def test_train_and_test_folders(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "both").mkdir()
     folder.rename(tmp_path / "both" / "train")
     save(tmp_path / "both" / "test" / "red" / "x.png", Image.new("RGB", (9, 9), RED))
-    data = open_source(str(tmp_path / "both")).load(8, 0, 100)
+    data = open_source(str(tmp_path / "both")).load(Loading(8, max_train=100))
     assert data.test.labels.tolist() == [1]
     assert len(data.train) + len(data.validation) == 12
     save(tmp_path / "both" / "test" / "blue" / "x.png", Image.new("RGB", (9, 9)))
@@ -80,8 +83,137 @@ def test_train_and_test_folders(folder: Path, tmp_path: Path) -> None:
 
 def test_an_unreadable_image_is_named(folder: Path) -> None:
     (folder / "red" / "4.png").write_bytes(b"\x89PNG no image")
-    with pytest.raises(DataError, match=r"red/4\.png cannot be read as an image"):
-        open_source(str(folder)).load(8, 0, 100)
+    with pytest.raises(DataError, match=r"red/4\.png cannot be read as an image: cannot identify .* --max-bad"):
+        open_source(str(folder)).load(Loading(8, max_bad=0))
+
+
+def test_a_few_unreadable_images_are_left_out_and_named(folder: Path) -> None:
+    for i in (2, 3):
+        (folder / "red" / f"{i}.png").write_bytes((folder / "red" / f"{i}.png").read_bytes()[:50])
+    for _ in range(2):  # decoded now, then from the cache
+        data = open_source(str(folder)).load(Loading(8, max_bad=2))
+        assert sum(len(part) for part in (data.train, data.validation, data.test)) == 10
+        (note,) = data.notes
+        assert note.startswith("2 images cannot be read and are left out: ") and "red/2.png (" in note
+        for part in (data.train, data.validation, data.test):
+            for image, label in zip(part.images, part.labels, strict=True):
+                assert tuple(image[:, 4, 4]) == (GREEN, RED)[label]
+    with pytest.raises(DataError, match=r"red/[23]\.png cannot be read as an image: .*after 1 others"):
+        open_source(str(folder)).load(Loading(8, max_bad=1))
+
+
+def test_images_are_decoded_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = open_source(str(folder)).load(Loading(8))
+    assert isinstance(first.train.images, np.memmap)
+    monkeypatch.setattr(loading, "_decode", None)
+    again = open_source(str(folder)).load(Loading(8))
+    assert again.fingerprint() == first.fingerprint()
+    monkeypatch.undo()
+    (folder / "red" / "0.png").write_bytes((folder / "green" / "0.png").read_bytes())
+    changed = open_source(str(folder)).load(Loading(8))
+    assert changed.fingerprint() != first.fingerprint()
+    assert "1 images are copies" in changed.notes[0]
+
+
+def test_decoding_is_told(folder: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    data = open_source(str(folder)).load(Loading(9, tell=lambda *words: told.append(words)))
+    count = len(data.train)
+    assert [done for doing, done, total in told if doing == "decoding" and total == count][:count] == [
+        *range(1, count + 1)
+    ]
+
+
+def test_the_cache_forgets_what_was_not_used_for_longest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(cache, "LIMIT", 2500)
+    for i, key in enumerate("abac"):  # a thousand bytes each, and a head
+        images, filled = cache.cached(key, (10, 1, 10, 10), lambda images: [])
+        assert images.shape == (10, 1, 10, 10) and len(filled) == 10
+        path = tmp_path / "images" / f"{key}.npy"
+        os.utime(path, (i, i))
+    assert {path.stem for path in (tmp_path / "images").glob("*.npy")} == {"a", "c"}
+
+
+def test_a_table_of_paths(folder: Path, tmp_path: Path) -> None:
+    rows = [
+        f"colours/{name}/{i}.png,{name},{'test' if i == 5 else 'train'}" for name in ("red", "green") for i in range(6)
+    ]
+    (tmp_path / "list.csv").write_text("path,label,split\n" + "\n".join(rows) + "\n")
+    source = open_source(str(tmp_path / "list.csv"))
+    data = source.load(Loading(8))
+    assert (source.native_size, data.class_names, len(data.test)) == (22, ("green", "red"), 2)
+    assert all(
+        tuple(image[:, 4, 4]) == (GREEN, RED)[label]
+        for image, label in zip(data.train.images, data.train.labels, strict=True)
+    )
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *(row.rpartition(",")[0] for row in rows)]))
+    data = open_source(str(tmp_path / "list.csv")).load(Loading(8))
+    assert sum(len(part) for part in (data.train, data.validation, data.test)) == 12
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "lacks the column path and label; .* says nothing"),
+        ("file,label\na.png,b\n", "lacks the column path; .* says file,label"),
+        ("path,label\na.png,\n", "line 2: path and label must both be given"),
+        ("path,label,split\na.png,b,dev\n", "line 2: split must be train or test, got 'dev'"),
+        ("path,label,split\na.png,b,train\nc.png,d,test\n", "class 'd' stands in the test part alone"),
+        ("path,label\n", "names no images"),
+        ("path,label\nnowhere.png,a\nneither.png,b\n", "nowhere.png cannot be read as an image"),
+    ],
+)
+def test_wrong_tables(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        open_source(str(tmp_path / "x.csv"))
+
+
+def test_a_data_set_of_the_hub_in_a_local_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    names = datasets.ClassLabel(names=["green", "red"])
+    features = datasets.Features({"picture": datasets.Image(), "kind": names})
+    for split, count in (("train", 20), ("test", 6)):
+        pictures = [
+            Image.new("RGB", (12 + i, 14 if split == "train" else 15), (GREEN, RED)[i % 2]) for i in range(count)
+        ]
+        rows = datasets.Dataset.from_dict({"picture": pictures, "kind": [i % 2 for i in range(count)]}, features)
+        (tmp_path / "colours").mkdir(exist_ok=True)
+        rows.to_parquet(tmp_path / "colours" / f"{split}-00000-of-00001.parquet")
+    source = open_source(f"hf:{tmp_path / 'colours'}")
+    data = source.load(Loading(8))
+    assert (source.native_size, data.name, data.class_names) == (12, "colours", ("green", "red"))
+    assert len(data.train) + len(data.validation) == 20 and len(data.test) == 6
+    for image, label in zip(data.train.images, data.train.labels, strict=True):
+        assert tuple(image[:, 4, 4]) == (GREEN, RED)[label]
+
+
+def test_hub_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match=r"--data hf:\S+ cannot be loaded"):
+        open_source(f"hf:{tmp_path / 'nothing'}")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(DataError, match=r"pip install 'hybridnas\[hf\]'"):
+        open_source("hf:mnist")
+
+
+def test_an_npz_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (50, 6, 5, 3), np.uint8)
+    labels = np.arange(50) % 2
+    for name, order in (("c", "C"), ("f", "F")):
+        np.savez_compressed(tmp_path / f"{name}.npz", train_images=np.asarray(images, order=order), train_labels=labels)
+        monkeypatch.setattr(arrays, "PIECE", 7 * 6 * 5 * 3)
+        data = open_source(str(tmp_path / f"{name}.npz")).load(Loading(5))
+        parts = (data.train, data.validation, data.test)
+        found = {
+            image.tobytes(): int(label) for part in parts for image, label in zip(part.images, part.labels, strict=True)
+        }
+        assert found == {
+            image.transpose(2, 0, 1).tobytes(): int(label) for image, label in zip(images, labels, strict=True)
+        }
 
 
 def test_one_class_only(tmp_path: Path) -> None:
@@ -92,7 +224,7 @@ def test_one_class_only(tmp_path: Path) -> None:
 
 def test_npz(npz_file: Path) -> None:
     source = open_source(str(npz_file))
-    data = source.load(16, 0, 1000)
+    data = source.load(Loading(16))
     assert (source.native_size, data.class_names) == (16, ("top", "middle", "bottom"))
     assert data.train.images.shape == (216, 1, 16, 16) and len(data.validation) == 54 and len(data.test) == 60
 
@@ -111,14 +243,14 @@ GOOD = {"train_images": np.zeros((12, 8, 8, 3), np.uint8), "train_labels": np.ar
         ({"train_labels": np.zeros(12, int)}, "at least two classes"),
         ({"train_labels": np.arange(12) % 3, "class_names": np.array(["a", "b"])}, "labels must lie in 0..1, got 2"),
         ({"test_images": np.zeros((2, 8, 8, 3), np.uint8)}, "must come together"),
-        ({"train_images": np.array([None]), "train_labels": np.zeros(1, int)}, "cannot be read as an npz file"),
+        ({"train_images": np.array([None]), "train_labels": np.zeros(1, int)}, "holds images of several sizes"),
     ],
 )
 def test_wrong_npz(tmp_path: Path, change: dict[str, np.ndarray | None], message: str) -> None:
     arrays = {key: value for key, value in {**GOOD, **change}.items() if value is not None}
     np.savez(tmp_path / "x.npz", **arrays)
     with pytest.raises(DataError, match=message):
-        open_source(str(tmp_path / "x.npz")).load(8, 0, 100)
+        open_source(str(tmp_path / "x.npz")).load(Loading(8, max_train=100))
 
 
 def test_no_npz_at_all(tmp_path: Path) -> None:
@@ -134,25 +266,27 @@ def test_torchvision_reads_what_its_cache_holds(tmp_path: Path, monkeypatch: pyt
     raw = tmp_path / "torchvision" / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for name, count in (("train", 40), ("t10k", 20)):
-        pixels = np.repeat(np.arange(count, dtype=np.uint8) % 2 * 200, 28 * 28).tobytes()
+        shades = np.repeat(np.arange(count, dtype=np.uint8) % 2 * 200, 28 * 28).reshape(count, 28, 28)
+        shades[:, 0, 0] = np.arange(count) + (100 if name == "train" else 0)  # no two are the same
+        pixels = shades.tobytes()
         labels = bytes(i % 2 for i in range(count))
         (raw / f"{name}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 0x803, count, 28, 28) + pixels)
         (raw / f"{name}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, count) + labels)
         for kind in ("images-idx3", "labels-idx1"):
             (raw / f"{name}-{kind}-ubyte.gz").write_bytes(gzip.compress(b""))
-    monkeypatch.setattr(sources, "user_cache_path", lambda name: tmp_path)
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     source = open_source("torchvision:MNIST")
     assert source.native_size == 28
-    with pytest.raises(DataError, match="class '2 - two' has 0 training images"):
-        source.load(14, 0, 100)  # MNIST has ten classes, these files two
+    with pytest.raises(DataError, match="class '2 - two' has 0 different training images"):
+        source.load(Loading(14, max_train=100))  # MNIST has ten classes, these files two
     monkeypatch.setattr("torchvision.datasets.MNIST.classes", ["0 - zero", "1 - one"])
-    data = source = open_source("torchvision:MNIST").load(14, 0, 100)
+    data = source = open_source("torchvision:MNIST").load(Loading(14, max_train=100))
     assert data.class_names == ("0 - zero", "1 - one")
     assert (data.train.images[:, 0, 7, 7] == data.train.labels * 200).all() and len(data.test) == 20
 
 
 def test_torchvision_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "user_cache_path", lambda name: tmp_path)
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     with pytest.raises(DataError, match="did you mean CIFAR10?"):
         open_source("torchvision:cifar10")
     with pytest.raises(DataError, match="no data set 'os'"):

@@ -4,10 +4,14 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from hybridnas.architecture import Architecture
+from hybridnas.data.dataset import Dataset, Split
+from hybridnas.data.loading import Loading
 from hybridnas.data.sources import open_source
 from hybridnas.errors import OutOfTime, TrainingFailed
 from hybridnas.proxy import training
@@ -19,7 +23,7 @@ RECIPE = Recipe(epochs=2, batch_size=32)
 
 @pytest.fixture(scope="module")
 def trainer(npz_file: Path) -> Trainer:
-    return Trainer(open_source(str(npz_file)).load(16, 0, 1000), torch.device("cpu"), threads=1)
+    return Trainer(open_source(str(npz_file)).load(Loading(16)), torch.device("cpu"), threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +101,21 @@ def test_norms_biases_and_bias_tables_do_not_decay(trainer: Trainer, architectur
     assert any(name.endswith("bias.table") for name in kept)
     assert len(kept) + len(decayed["params"]) == len(names)  # type: ignore[arg-type]
     assert all(p.ndim >= 2 for p in decayed["params"])  # type: ignore[attr-defined]
+
+
+def test_accuracy_is_the_mean_of_the_classes_where_these_are_of_unequal_size(architecture: Architecture) -> None:
+    labels = np.array([0] * 40 + [1] * 8)
+    part = Split(np.zeros((48, 1, 16, 16), np.uint8), labels)
+    equal = Split(np.zeros((40, 1, 16, 16), np.uint8), np.arange(40) % 2)
+
+    class First(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.architecture = architecture
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.tensor([1.0, 0.0]).expand(len(x), 2)
+
+    for train, expected in ((part, 0.5), (equal, 40 / 48)):
+        trainer = Trainer(Dataset("d", train, part, part, ("a", "b")), torch.device("cpu"), threads=1)
+        assert trainer.evaluate(First(), "validation") == pytest.approx(expected)

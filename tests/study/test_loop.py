@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 from hybridnas.cost.latency import Timer
 from hybridnas.cost.measure import Budget, Costing
 from hybridnas.cost.table import Table
+from hybridnas.data.loading import Loading
 from hybridnas.data.sources import open_source
 from hybridnas.errors import BudgetError, CannotRun, OutOfTime, TargetError, TrainingFailed
 from hybridnas.proxy.training import Recipe, Trainer
@@ -33,7 +34,7 @@ stages:
 
 @pytest.fixture(scope="module")
 def trainer(npz_file: Path) -> Trainer:
-    return Trainer(open_source(str(npz_file)).load(16, 0, 1000), torch.device("cpu"), threads=1)
+    return Trainer(open_source(str(npz_file)).load(Loading(16)), torch.device("cpu"), threads=1)
 
 
 @pytest.fixture

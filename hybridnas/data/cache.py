@@ -1,0 +1,69 @@
+"""Decoded images on disk, mapped into memory: decoded once, shared by all processes that train on them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from hybridnas.data.dataset import Images, Indices
+from hybridnas.errors import DataError
+from hybridnas.files import cache_folder, write_atomic
+
+#: Bytes of decoded images that are kept; the longest unused go first.
+LIMIT = 20e9
+
+#: Fills an array (N, C, H, W) and returns the positions that it could not fill.
+Fill = Callable[[Images], list[int]]
+
+
+def cached(key: str, shape: tuple[int, ...], fill: Fill) -> tuple[Images, Indices]:
+    """The images that are kept under `key`, mapped from disk, and the positions that they fill; made if need be.
+
+    Args:
+        key: Of all that the images follow from.
+        shape: (N, C, H, W), counting the positions that cannot be filled.
+        fill: What makes them.
+
+    Raises:
+        DataError: they cannot be written.
+    """
+    folder = cache_folder() / "images"
+    path, unfilled = folder / f"{key}.npy", folder / f"{key}.json"
+    try:
+        if not path.is_file() or not unfilled.is_file():
+            write_atomic(path, lambda temporary: write_atomic(unfilled, json.dumps(_write(temporary, shape, fill))))
+            _forget_longest_unused(folder, path)
+        os.utime(path)
+        # Copy on write: torch wants memory that it could write to, and nobody does.
+        images: Images = np.load(path, mmap_mode="c", allow_pickle=False)
+        filled = np.delete(np.arange(shape[0]), np.array(json.loads(unfilled.read_bytes()), np.intp))
+    except OSError as error:
+        raise DataError(f"Decoded images cannot be kept in {folder}: {error}.") from None
+    return images, filled
+
+
+def _write(path: Path, shape: tuple[int, ...], fill: Fill) -> list[int]:
+    whole = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    unfilled = fill(whole)
+    whole.flush()
+    if unfilled:
+        without = path.with_suffix(".part")  # never over a file that is mapped
+        with without.open("wb") as file:
+            np.save(file, np.delete(whole, unfilled, axis=0))
+        without.replace(path)
+    return unfilled
+
+
+def _forget_longest_unused(folder: Path, newest: Path) -> None:
+    files = sorted((path for path in folder.glob("*.npy") if path != newest), key=lambda path: path.stat().st_mtime)
+    excess = sum(path.stat().st_size for path in (*files, newest)) - LIMIT
+    for path in files:
+        if excess <= 0:
+            break
+        excess -= path.stat().st_size
+        path.unlink(missing_ok=True)
+        path.with_suffix(".json").unlink(missing_ok=True)

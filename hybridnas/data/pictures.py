@@ -1,0 +1,142 @@
+"""Image files: a folder of class folders, or a table of paths and labels."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from hybridnas.data.dataset import Dataset
+from hybridnas.data.loading import Loading, Source, encoded_dataset
+from hybridnas.errors import DataError
+
+TEST_FOLDERS = ("test", "val", "valid", "validation")
+COLUMNS = ("path", "label", "split")
+#: Files that are opened to see how large images are.
+NUM_SAMPLED = 32
+
+
+@dataclass(frozen=True)
+class Files:
+    """Encoded images in files, and the name of each one's class."""
+
+    paths: Sequence[Path]
+    labels: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, i: int) -> str:
+        """The path."""
+        return str(self.paths[i])
+
+    def read(self, i: int) -> bytes:
+        """The whole file."""
+        return self.paths[i].read_bytes()
+
+    def sizes(self) -> list[int]:
+        """Bytes of each; -1 where the file is gone, which reading it will tell."""
+        return [path.stat().st_size if path.is_file() else -1 for path in self.paths]
+
+
+def folder_source(path: Path) -> Source:
+    """`path`/CLASS/image, or `path`/train/CLASS/image with `path`/test (or val) beside it.
+
+    Raises:
+        DataError: there are no two class folders, no images, or a class that only the test part has.
+    """
+    root = path / "train" if (path / "train").is_dir() else path
+    test_root = next((path / name for name in TEST_FOLDERS if (path / name).is_dir()), None) if root != path else None
+    class_names = _class_folders(root)
+    if len(class_names) < 2:
+        raise DataError(f"{root} holds {len(class_names)} class folders; at least two are needed.")
+    if test_root:
+        for name in _class_folders(test_root):
+            if name not in class_names:
+                raise DataError(f"{test_root} has a class {name!r} that {root} lacks.")
+    files = _list_images(root, class_names)
+    if not len(files):
+        raise DataError(f"{root} holds no images.")
+    return _source(path.name, files, _list_images(test_root, class_names) if test_root else None, class_names)
+
+
+def _class_folders(root: Path) -> tuple[str, ...]:
+    return tuple(sorted(child.name for child in root.iterdir() if child.is_dir()))
+
+
+def _list_images(root: Path, class_names: Sequence[str]) -> Files:
+    endings = Image.registered_extensions()
+    paths: list[Path] = []
+    labels: list[str] = []
+    for name in class_names:
+        found = sorted(file for file in (root / name).rglob("*") if file.suffix.lower() in endings)
+        paths += found
+        labels += [name] * len(found)
+    return Files(paths, labels)
+
+
+def csv_source(path: Path) -> Source:
+    """A table with the columns path (from the table's own folder, or absolute), label, and perhaps split.
+
+    The split is 'train' or 'test' (or another of `TEST_FOLDERS`); without the column all is 'train'.
+
+    Raises:
+        DataError: a column lacks, a row is incomplete, or a class stands in the test part alone.
+    """
+    rows: dict[bool, list[tuple[Path, str]]] = {False: [], True: []}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            missing = [name for name in COLUMNS[:2] if name not in (reader.fieldnames or ())]
+            if missing:
+                raise DataError(
+                    f"{path} lacks the column {' and '.join(missing)}; its first line must name path, label and, if "
+                    f"you like, split, and says {','.join(reader.fieldnames or ()) or 'nothing'}."
+                )
+            for row in reader:
+                where, label, split = ((row.get(name) or "").strip() for name in COLUMNS)
+                if not where or not label:
+                    raise DataError(f"{path}, line {reader.line_num}: path and label must both be given.")
+                if split not in ("", "train", *TEST_FOLDERS):
+                    raise DataError(f"{path}, line {reader.line_num}: split must be train or test, got {split!r}.")
+                rows[split in TEST_FOLDERS].append((path.parent / where, label))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read as a table: {error}.") from None
+    class_names = tuple(sorted({label for _, label in rows[False]}))
+    for _, label in rows[True]:
+        if label not in class_names:
+            raise DataError(f"{path}: the class {label!r} stands in the test part alone.")
+    train, test = (Files([where for where, _ in rows[key]], [label for _, label in rows[key]]) for key in rows)
+    if not len(train):
+        raise DataError(f"{path} names no images to train on.")
+    return _source(path.stem, train, test if len(test) else None, class_names)
+
+
+def _source(name: str, train: Files, test: Files | None, class_names: tuple[str, ...]) -> Source:
+    number = {label: i for i, label in enumerate(class_names)}
+
+    def load(loading: Loading) -> Dataset:
+        labelled = [
+            (files, np.array([number[label] for label in files.labels], np.int64)) for files in (train, test) if files
+        ]
+        return encoded_dataset(name, labelled, class_names, loading)
+
+    return Source(name, _typical_side(train.paths), load)
+
+
+def _typical_side(paths: Sequence[Path]) -> int:
+    """The median of the shorter sides of some of the images."""
+    sides = []
+    for path in paths[:: max(1, len(paths) // NUM_SAMPLED)]:
+        try:
+            with Image.open(path) as image:
+                sides.append(min(image.size))
+        except (OSError, ValueError, Image.DecompressionBombError):
+            continue  # loading says so
+    if not sides:
+        raise DataError(f"{paths[0]} cannot be read as an image, nor can any other that was tried.")
+    return int(np.median(sides))
