@@ -10,6 +10,7 @@ from hybridnas.recommend import recommend
 from hybridnas.report.__main__ import report
 from hybridnas.search import search
 from hybridnas.table import app as table_app
+from hybridnas.trust import trust
 
 app = typer.Typer(
     add_completion=False,
@@ -22,6 +23,7 @@ app.command("search")(search)
 app.command("profile")(profile)
 app.command("recommend")(recommend)
 app.command("report")(report)
+app.command("trust")(trust)
 app.add_typer(table_app, name="table")
 
 

@@ -26,7 +26,7 @@ from hybridnas.cost.runtimes import Setting
 from hybridnas.cost.table import Table
 from hybridnas.cost.targets import Model, best_device, local_device
 from hybridnas.data.dataset import Dataset
-from hybridnas.data.loading import Loading
+from hybridnas.data.loading import Loading, Source
 from hybridnas.data.sources import open_source
 from hybridnas.errors import BudgetError, ConfigError, RunError, TargetError
 from hybridnas.export.bundle import export_bundle
@@ -85,12 +85,7 @@ def run_search(
     config = _resolved(config, space="tiny" if native <= TINY_LIMIT else "hybrid")
     space, designs = _space(config, folder / "space.yaml" if resume else None)
     device = local_device(str(config.device))
-    with telling(console) as tell:
-        loading = Loading(max(space.file.image_size), config.seed, config.train_images, config.max_bad, tell)
-        dataset = source.load(loading)
-    console.print(f"data   {_about(dataset)}")
-    for note in dataset.notes:
-        console.print(f"       {note}", highlight=False, markup=False, soft_wrap=True)
+    dataset = _load(source, config, max(space.file.image_size), console)
     console.print(
         f"space  {space.name}: {space.size:.3g} architectures, {len(space.layouts())} known layouts"
         + (f", {len(designs)} published designs" if designs else "")
@@ -104,13 +99,12 @@ def run_search(
     table = Table()
     if not resume:
         _begin(folder, config, space, timers, dataset)
-    elif json.loads((folder / "environment.json").read_bytes())["data_fingerprint"] != dataset.fingerprint():
-        raise RunError(f"--data {config.data} is not what it was when {folder} began; put it back to go on.")
+    else:
+        _check_unchanged(dataset, config, folder)
     console.print(f"run    {folder}", soft_wrap=True)
 
     trainer = Trainer(dataset, device, threads=available_cores())
-    assert config.epochs and config.batch_size
-    recipe = Recipe(epochs=config.epochs, batch_size=config.batch_size, flip=config.flip)
+    recipe = recipe_of(config)
     end = started + config.time if config.time else float("inf")
     finish = FINISH_ONNX_S if timers[0].setting.takes_file else FINISH_S
     reserve = finish + (CONFIRM_SHARE * config.time if config.time else 0.0)
@@ -140,6 +134,39 @@ def run_search(
             )
     console.print(f"Written: {folder}/best (model.py loads it), trials.csv, pareto.csv, pareto.png", highlight=False)
     return run
+
+
+def recipe_of(config: SearchConfig) -> Recipe:
+    """How a run with these settings, all said, trains."""
+    assert config.epochs and config.batch_size
+    return Recipe(epochs=config.epochs, batch_size=config.batch_size, flip=config.flip)
+
+
+def run_data(run: Run, console: Console) -> Dataset:
+    """The data that a run was made with, read again.
+
+    Raises:
+        DataError: they cannot be read.
+        RunError: they are not what they were.
+    """
+    space = _stored(run.folder / "space.yaml", run.folder.name)
+    dataset = _load(open_source(run.config.data), run.config, max(space.file.image_size), console)
+    _check_unchanged(dataset, run.config, run.folder)
+    return dataset
+
+
+def _load(source: Source, config: SearchConfig, image_size: int, console: Console) -> Dataset:
+    with telling(console) as tell:
+        dataset = source.load(Loading(image_size, config.seed, config.train_images, config.max_bad, tell))
+    console.print(f"data   {_about(dataset)}")
+    for note in dataset.notes:
+        console.print(f"       {note}", highlight=False, markup=False, soft_wrap=True)
+    return dataset
+
+
+def _check_unchanged(dataset: Dataset, config: SearchConfig, folder: Path) -> None:
+    if json.loads((folder / "environment.json").read_bytes())["data_fingerprint"] != dataset.fingerprint():
+        raise RunError(f"--data {config.data} is not what it was when {folder} began; put it back to go on.")
 
 
 def _open(config: SearchConfig, *, resume: bool) -> tuple[SearchConfig, Path]:

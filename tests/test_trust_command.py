@@ -1,0 +1,140 @@
+"""`trust`: a run's networks trained longer, and compared."""
+
+import json
+import re
+import shutil
+
+import pytest
+
+from hybridnas import Run, SearchConfig, run_search
+from hybridnas.cli import exit_code
+from hybridnas.errors import TrainingFailed
+from hybridnas.proxy.training import Trainer
+from hybridnas.trust import app
+from hybridnas.trusting import attention_share, spread_sample
+
+
+@pytest.fixture(scope="module")
+def searched(space_file, npz_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "searched"
+    run_search(SearchConfig(space=str(space_file), data=str(npz_file), epochs=1, trials=7, threads=1, out=folder))
+    return folder
+
+
+@pytest.fixture
+def folder(searched, tmp_path):
+    return shutil.copytree(searched, tmp_path / "run")
+
+
+@pytest.fixture
+def trust(folder, capsys):
+    def call(*flags):
+        code = exit_code(app, [str(folder), *flags])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return code, captured.out, captured.err
+
+    return call
+
+
+FLAGS = ("--networks", "4", "--epochs", "2")
+
+
+def stored(folder):
+    return json.loads((folder / "trust.json").read_text())
+
+
+def test_networks_are_trained_longer_and_compared(trust, folder):
+    code, out, _ = trust(*FLAGS)
+    assert code == 0
+    assert re.search(r"4 networks, 2 seeds, 2 epochs each: 8 trainings to go, about \d+ min", out)
+    found = stored(folder)
+    assert found["epochs"] == 2 and len(found["accuracies"]) == 4
+    assert {len(seeds) for seeds in found["accuracies"].values()} == {2}
+    assert found["trust"]["num_networks"] == 4
+    assert out.rstrip().endswith(found["verdict"])
+    for words in ("more multiply-adds wins", "more parameters wins", "ceiling", "Kendall's tau"):
+        assert words in out
+
+
+def test_what_was_trained_is_not_trained_again(trust, folder, monkeypatch):
+    train, calls = Trainer.train, []
+
+    def stopped(self, architecture, recipe, *, seed):
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        calls.append((architecture.key, seed))
+        return train(self, architecture, recipe, seed=seed)
+
+    monkeypatch.setattr(Trainer, "train", stopped)
+    assert trust(*FLAGS)[0] == 130
+    assert sum(map(len, stored(folder)["accuracies"].values())) == 3
+    again = []
+    monkeypatch.setattr(
+        Trainer,
+        "train",
+        lambda self, architecture, recipe, *, seed: (
+            again.append((architecture.key, seed)) or train(self, architecture, recipe, seed=seed)
+        ),
+    )
+    code, out, _ = trust(*FLAGS)
+    assert code == 0 and "5 trainings to go" in out
+    assert len({*calls, *again}) == 8
+    monkeypatch.setattr(Trainer, "train", None)
+    code, whole, _ = trust(*FLAGS)
+    assert code == 0 and "to go" not in whole and whole.splitlines()[-1] == out.splitlines()[-1]
+
+
+def test_a_network_that_cannot_be_trained_is_left_out(trust, folder, monkeypatch):
+    train, first = Trainer.train, []
+
+    def fails(self, architecture, recipe, *, seed):
+        first.append(architecture.key)
+        if architecture.key == first[0]:
+            raise TrainingFailed("out of memory")
+        return train(self, architecture, recipe, seed=seed)
+
+    monkeypatch.setattr(Trainer, "train", fails)
+    code, out, _ = trust(*FLAGS)
+    assert code == 0 and "is left out: out of memory" in out
+    assert stored(folder)["trust"]["num_networks"] == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--networks", "2"), "--networks must be at least 3, got 2"),
+        (("--seeds", "1"), "--seeds must be at least 2, got 1"),
+        (("--epochs", "1"), "--epochs must be over the 1 of the search, got 1"),
+    ],
+)
+def test_wrong_numbers(trust, flags, message):
+    code, _, err = trust(*flags)
+    assert code == 2 and message in err
+
+
+def test_a_damaged_file_is_named(trust, folder):
+    (folder / "trust.json").write_text('{"epochs": 2, "accuracies": []}')
+    code, _, err = trust(*FLAGS)
+    assert code == 2 and "trust.json is damaged" in err and "remove it" in err
+
+
+def test_other_data_are_refused(trust, folder):
+    text = (folder / "environment.json").read_text()
+    (folder / "environment.json").write_text(text.replace(json.loads(text)["data_fingerprint"], "0" * 16))
+    code, _, err = trust(*FLAGS)
+    assert code == 2 and "is not what it was when" in err
+
+
+def test_no_run(tmp_path, capsys):
+    assert exit_code(app, [str(tmp_path)]) == 2
+    assert "is no run folder" in capsys.readouterr().err
+
+
+def test_the_sample_is_spread_over_latency_and_families(searched):
+    run = Run.load(searched)
+    trials = run.trials
+    assert len(spread_sample(trials, 100)) == (trials.status == "complete").sum()
+    few = spread_sample(trials, 3)
+    shares = [attention_share(run.architecture(int(n))) for n in few.number]
+    assert len(few) == 3 and min(shares) <= 0.5 < max(shares)
