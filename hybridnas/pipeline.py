@@ -38,7 +38,7 @@ from hybridnas.report.progress import SearchDisplay, telling
 from hybridnas.report.tables import front_table, summary
 from hybridnas.space import SearchSpace
 from hybridnas.space.around import around
-from hybridnas.study.confirm import LONGER, Confirmed, confirm
+from hybridnas.study.confirm import LONGER, Confirmed, confirm, margins
 from hybridnas.study.loop import Search, over_budget
 from hybridnas.study.run import Run, load_network
 
@@ -346,6 +346,7 @@ def _finish(folder: Path, search: Search, seconds_left: Callable[[], float], say
 def _export(best: Path, candidate: Confirmed, search: Search) -> list[Latency]:
     """Write the files and time them, read back from disk, on every target."""
     trainer, timers = search.trainer, search.costing.timers
+    assert candidate.model
     model = candidate.model.cpu()
     export_bundle(
         model,
@@ -390,18 +391,41 @@ def _write_result(
             zip(winner.record.costs, latencies, search.costing.timers, strict=True)
         )
     ]
+    found = _confirmed(winner, confirmed, search)
+    own = next(row for row in found if row["number"] == winner.record.number)
     result = {
         "winner": winner.record.number,
         "num_classes": dataset.num_classes,
         "targets": targets,
-        "accuracy": winner.accuracy,
-        "epochs": search.recipe.epochs * (LONGER if winner.longer else 1),
-        "test_accuracy": search.trainer.evaluate(winner.model.to(search.trainer.device), "test"),
-        "confirmed": [{"number": c.record.number, "accuracy": c.accuracy, "longer": c.longer} for c in confirmed],
+        "balanced": not dataset.is_balanced,
+        **{name: own[name] for name in ("accuracy", "margin", "seeds", "epochs", "test_accuracy")},
+        "confirmed": found,
     }
     write_atomic(folder / "result.json", json.dumps(result, indent=2))
     run = Run.load(folder)
     write_atomic(folder / "pareto.csv", run.front().to_csv(index=False))
+
+
+def _confirmed(winner: Confirmed, confirmed: list[Confirmed], search: Search) -> list[dict[str, Any]]:
+    """What is known of each that was confirmed; the test images are shown to the winner and the known designs alone."""
+    trainer = search.trainer
+    rows = []
+    for each, margin in zip(confirmed, margins(confirmed, len(trainer.dataset.validation)), strict=True):
+        row: dict[str, Any] = {
+            "number": each.record.number,
+            "design": each.record.design,
+            "accuracy_in_search": each.record.accuracy,
+            "accuracy": each.accuracy,
+            "margin": margin,
+            "seeds": max(1, len(each.accuracies)),
+            "epochs": search.recipe.epochs * (LONGER if each.longer else 1),
+            "latency_ms_p50": each.costs[0].latency_ms_p50,
+        }
+        if each is winner or each.record.design:
+            assert each.model
+            row["test_accuracy"] = trainer.evaluate(each.model.to(trainer.device), "test")
+        rows.append(row)
+    return rows
 
 
 @contextmanager

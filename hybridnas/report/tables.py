@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any
 
 import pandas as pd
@@ -75,11 +76,40 @@ def summary(run: Run) -> str:
             f"Winner: trial {result['winner']}, {run.best.layout} ({run.best.families}) at {run.best.image_size} px."
         )
         lines += [_contract(target) for target in result["targets"]]
-        lines.append(
-            f"  accuracy {100 * result['accuracy']:.1f} % on validation after {result['epochs']} epochs, "
-            f"{100 * result['test_accuracy']:.1f} % on the test images"
-        )
+        lines.append(f"  {_accuracy(result, balanced=result['balanced'])}")
+        known = [row for row in result["confirmed"] if row["design"] and row["number"] != result["winner"]]
+        lines += [
+            f"Known design {row['design']} (trial {row['number']}), {row['latency_ms_p50']:.2f} ms:\n  "
+            f"{_accuracy(row, balanced=result['balanced'])}"
+            for row in known
+        ]
+        lines += _order_kept([row for row in result["confirmed"] if row["epochs"] > (run.config.epochs or 0)])
     return "\n".join(lines)
+
+
+def _accuracy(row: dict[str, Any], *, balanced: bool) -> str:
+    """Of a design that was confirmed, with its 95 % interval."""
+    kind = "balanced accuracy" if balanced else "accuracy"
+    seeds = f"mean of {row['seeds']} seeds" if row["seeds"] > 1 else "one seed"
+    return (
+        f"{kind} {100 * row['accuracy']:.1f} +- {100 * row['margin']:.1f} % on validation ({seeds}, {row['epochs']} "
+        f"epochs), {100 * row['test_accuracy']:.1f} % on the test images"
+    )
+
+
+def _order_kept(longer: list[dict[str, Any]]) -> list[str]:
+    """Whether those that were trained longer kept the order that they had in the search: a first hint, of few pairs."""
+    pairs = [
+        (one["accuracy"] - other["accuracy"]) * (one["accuracy_in_search"] - other["accuracy_in_search"])
+        for one, other in combinations(longer, 2)
+    ]
+    if not pairs:
+        return []
+    kept = sum(product > 0 for product in pairs)
+    return [
+        f"Trained longer, {kept} of {len(pairs)} pairs of the confirmed kept their order; "
+        "`python -m hybridnas.trust RUN` says how far the order of all may be believed."
+    ]
 
 
 def _contract(target: dict[str, Any]) -> str:

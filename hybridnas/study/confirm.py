@@ -1,32 +1,59 @@
-"""The end of a search: the best few are timed again and trained longer, and one of them wins."""
+"""The end of a search: the best few are timed again and trained longer with several seeds, and the best mean wins."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+import math
+import statistics
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+
+from scipy import stats
 
 from hybridnas.cost.measure import Cost, timed
 from hybridnas.errors import BudgetError, OutOfTime, TrainingFailed
 from hybridnas.model import HybridNet, build
+from hybridnas.proxy.training import TrainingResult
 from hybridnas.study.loop import Search, over_budget
 from hybridnas.study.records import TrialRecord, front_of, table
 from hybridnas.study.sampler import derive_seed
 
-#: How many designs are confirmed at most, and how much longer than in the search they train.
-NUM_CONFIRMED = 3
-LONGER = 2
+#: How many designs are confirmed at most, and how many of these are the most accurate: the others are spread over the
+#: rest of the front.
+NUM_CONFIRMED, NUM_MOST_ACCURATE = 5, 3
+#: How much longer than in the search they train, and with how many seeds.
+LONGER, NUM_SEEDS = 2, 2
 TIMING_S = 2.0
+LEVEL = 0.95
 
 
-@dataclass(frozen=True)
+@dataclass
 class Confirmed:
-    """A design that held the budget when it was timed again. `longer` says whether it was trained longer, too."""
+    """A design that held the budget when it was timed again, and what training it longer gave.
+
+    `accuracies` has one figure for each seed of the longer training, and `model` is the best of these networks. Where
+    there was no time, they are those of the search.
+    """
 
     record: TrialRecord
     costs: tuple[Cost, ...]
-    accuracy: float
-    longer: bool
-    model: HybridNet
+    accuracies: list[float] = field(default_factory=list)
+    model: HybridNet | None = None
+
+    @property
+    def longer(self) -> bool:
+        """Whether it was trained longer."""
+        return bool(self.accuracies)
+
+    @property
+    def accuracy(self) -> float:
+        """The mean over seeds, or that of the search."""
+        return statistics.mean(self.accuracies or self.record.accuracies[-1:])
+
+    def add(self, result: TrainingResult) -> None:
+        """One more seed."""
+        if result.accuracy >= max(self.accuracies, default=0.0):
+            self.model = result.model
+        self.accuracies.append(result.accuracy)
 
 
 def confirm(
@@ -35,36 +62,86 @@ def confirm(
     say: Callable[[str], None],
     passed_over: Collection[int] = (),
 ) -> list[Confirmed]:
-    """The most accurate designs of the front that hold the budget when timed again, most accurate first.
+    """Designs of the front that hold the budget when timed again, the best mean first.
 
-    Each is trained from a seed of its own for twice the epochs, while time is left; where none is, the network of the
-    search is taken. Trials that were `passed_over` are not looked at again.
+    They are trained for twice the epochs: each from one seed, then each from another, while time is left; where none
+    is, the network of the search is taken. The best known design takes part, on the front or not: what the winner is
+    worth is seen beside it. Trials that were `passed_over` are not looked at again.
 
     Raises:
         BudgetError: none of the designs on the front holds the budget any more.
     """
-    best_first = front_of(table(search.records)).number[::-1]
     by_number = {record.number: record for record in search.records}
+    front = [by_number[int(number)] for number in front_of(table(search.records)).number[::-1]]
+    candidates = spread([record for record in front if record.number not in passed_over])
     confirmed: list[Confirmed] = []
-    for number in best_first:
-        if number in passed_over:
-            continue
-        record = by_number[int(number)]
+    for record in candidates:
         expected = LONGER * record.seconds + TIMING_S
         if confirmed and (len(confirmed) == NUM_CONFIRMED or expected > seconds_left()):
             break
-        costs = _time_again(search, record)
-        if search.budget.excess(costs) > 0:
-            say(f"trial {number} is over the budget when timed again: {over_budget(costs, search.budget)}")
-            continue
-        confirmed.append(_train_longer(search, record, costs, seconds_left, say))
+        _confirm_one(search, record, confirmed, seconds_left, say)
     if not confirmed:
         raise BudgetError(
             f"No design holds the budget of {search.budget} when timed again; the machine may have become slower. "
             "Repeat with --resume, or allow more milliseconds."
         )
-    trained = [c for c in confirmed if c.longer] or confirmed
-    return sorted(trained, key=lambda c: -c.accuracy) + [c for c in confirmed if c not in trained]
+    known = best_known(search.records)
+    if known and known.number not in {*passed_over, *(each.record.number for each in confirmed)}:
+        if LONGER * known.seconds + TIMING_S <= seconds_left():
+            _confirm_one(search, known, confirmed, seconds_left, say)
+    for seed in range(1, NUM_SEEDS):
+        for each in confirmed:
+            if each.longer and LONGER * each.record.seconds <= seconds_left():
+                _train_longer(search, each, seed, seconds_left, say)
+    for each in confirmed:
+        each.model = each.model or _searched_model(search, each.record)
+    return sorted(confirmed, key=lambda each: (not each.longer, -each.accuracy))
+
+
+def spread(best_first: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The front in the order in which it is confirmed: the most accurate, some spread over the rest, all others."""
+    rest = list(best_first[NUM_MOST_ACCURATE:])
+    count = min(NUM_CONFIRMED - NUM_MOST_ACCURATE, len(rest))
+    some = [rest[(k + 1) * len(rest) // (count + 1)] for k in range(count)] if count else []
+    others = [record for record in rest if record not in some]
+    return [*best_first[:NUM_MOST_ACCURATE], *some, *others]
+
+
+def best_known(records: Sequence[TrialRecord]) -> TrialRecord | None:
+    """The most accurate trial that is a known design."""
+    known = [record for record in records if record.design and record.status == "complete"]
+    return max(known, key=lambda record: record.accuracy or 0.0, default=None)
+
+
+def margins(confirmed: Sequence[Confirmed], num_images: int) -> list[float]:
+    """Half the 95 % interval of each one's accuracy.
+
+    From the spread of seeds, pooled over the designs that were trained with several; where none was, from the number
+    of images alone, which leaves the luck of a training out.
+    """
+    several = [each.accuracies for each in confirmed if len(each.accuracies) > 1]
+    freedom = sum(len(found) - 1 for found in several)
+    if freedom:
+        spread_of_seeds = math.sqrt(sum((len(f) - 1) * statistics.variance(f) for f in several) / freedom)
+        quantile = float(stats.t.ppf((1 + LEVEL) / 2, freedom))
+        return [quantile * spread_of_seeds / math.sqrt(max(1, len(each.accuracies))) for each in confirmed]
+    quantile = float(stats.norm.ppf((1 + LEVEL) / 2))
+    return [quantile * math.sqrt(each.accuracy * (1 - each.accuracy) / num_images) for each in confirmed]
+
+
+def _confirm_one(
+    search: Search,
+    record: TrialRecord,
+    confirmed: list[Confirmed],
+    seconds_left: Callable[[], float],
+    say: Callable[[str], None],
+) -> None:
+    costs = _time_again(search, record)
+    if search.budget.excess(costs) > 0:
+        say(f"trial {record.number} is over the budget when timed again: {over_budget(costs, search.budget)}")
+        return
+    confirmed.append(Confirmed(record, costs))
+    _train_longer(search, confirmed[-1], 0, seconds_left, say)
 
 
 def _time_again(search: Search, record: TrialRecord) -> tuple[Cost, ...]:
@@ -82,24 +159,23 @@ def _time_again(search: Search, record: TrialRecord) -> tuple[Cost, ...]:
 
 
 def _train_longer(
-    search: Search,
-    record: TrialRecord,
-    costs: tuple[Cost, ...],
-    seconds_left: Callable[[], float],
-    say: Callable[[str], None],
-) -> Confirmed:
+    search: Search, each: Confirmed, number: int, seconds_left: Callable[[], float], say: Callable[[str], None]
+) -> None:
+    record = each.record
     recipe = replace(search.recipe, epochs=LONGER * search.recipe.epochs)
-    seed = derive_seed(search.seed, "confirm", record.architecture.key)
+    seed = derive_seed(search.seed, "confirm", record.architecture.key, *([number] if number else []))
     try:
         result = search.trainer.train(record.architecture, recipe, seed=seed, seconds_left=seconds_left())
     except (OutOfTime, TrainingFailed) as reason:
-        say(f"trial {record.number} keeps the network of the search: {reason}")
-        return Confirmed(record, costs, record.accuracies[-1], False, _searched_model(search, record))
+        if not each.longer:
+            say(f"trial {record.number} keeps the network of the search: {reason}")
+        return
+    each.add(result)
     say(
-        f"trial {record.number} confirmed: accuracy {result.accuracy:.3f} after {recipe.epochs} epochs "
-        f"({record.accuracies[-1]:.3f} in the search), {costs[0].latency_ms_p50:.3g} ms"
+        f"trial {record.number} confirmed{' again' if number else ''}: accuracy {result.accuracy:.3f} after "
+        f"{recipe.epochs} epochs ({record.accuracies[-1]:.3f} in the search), "
+        f"{each.costs[0].latency_ms_p50:.3g} ms"
     )
-    return Confirmed(record, costs, result.accuracy, True, result.model)
 
 
 def _searched_model(search: Search, record: TrialRecord) -> HybridNet:

@@ -1,0 +1,52 @@
+"""Confirming: who takes part, and what an interval says. The whole is tested by the searches of test_search."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from hybridnas.proxy.training import TrainingResult
+from hybridnas.study.confirm import NUM_CONFIRMED, NUM_MOST_ACCURATE, Confirmed, best_known, margins, spread
+
+
+def record(number, accuracy=0.5, design="", status="complete"):
+    return SimpleNamespace(number=number, accuracy=accuracy, accuracies=(accuracy,), design=design, status=status)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 6, 20])
+def test_the_most_accurate_and_some_of_the_rest_come_first(count):
+    front = [record(number) for number in range(count)]
+    found = [each.number for each in spread(front)]
+    assert sorted(found) == [*range(count)]
+    assert found[:NUM_MOST_ACCURATE] == [*range(min(count, NUM_MOST_ACCURATE))]
+    if count == 20:
+        assert found[NUM_MOST_ACCURATE:NUM_CONFIRMED] == [8, 14]
+
+
+def test_the_best_known_design():
+    records = [record(0, 0.9), record(1, 0.6, "C-C"), record(2, 0.7, "C-T"), record(3, 0.8, "T-T", "failed")]
+    assert best_known(records).number == 2
+    assert best_known(records[:1]) is None
+
+
+def confirmed(*accuracies, searched=0.5):
+    each = Confirmed(record(0, searched), ())
+    for i, accuracy in enumerate(accuracies):
+        each.add(TrainingResult(f"network {i}", (0.1, accuracy), 1.0))
+    return each
+
+
+def test_the_mean_counts_and_the_best_network_is_kept():
+    each = confirmed(0.7, 0.9, 0.8)
+    assert each.accuracy == pytest.approx(0.8) and each.model == "network 1" and each.longer
+    assert confirmed(searched=0.4).accuracy == 0.4 and not confirmed().longer
+
+
+def test_an_interval_follows_from_the_seeds():
+    # Two designs of two seeds that differ by 0.02 and 0.04: pooled variance 5e-4, two degrees of freedom, t = 4.303.
+    found = margins([confirmed(0.70, 0.72), confirmed(0.60, 0.64), confirmed(0.5)], 1000)
+    half = 4.3027 * 5e-4**0.5
+    assert found == pytest.approx([half / 2**0.5, half / 2**0.5, half], rel=1e-4)
+
+
+def test_without_several_seeds_it_follows_from_the_images():
+    assert margins([confirmed(0.8)], 400) == pytest.approx([1.95996 * (0.8 * 0.2 / 400) ** 0.5], rel=1e-4)
