@@ -34,7 +34,7 @@ from hybridnas.export.onnx import FILE, export_onnx
 from hybridnas.files import write_atomic
 from hybridnas.proxy.training import DEFAULT_EPOCHS, Recipe, Trainer
 from hybridnas.report.figures import draw_pareto
-from hybridnas.report.progress import SearchDisplay, telling
+from hybridnas.report.progress import SearchDisplay, say, telling
 from hybridnas.report.tables import front_table, summary
 from hybridnas.space import SearchSpace
 from hybridnas.space.around import around
@@ -150,7 +150,8 @@ def run_data(run: Run, console: Console) -> Dataset:
         RunError: they are not what they were.
     """
     space = _stored(run.folder / "space.yaml", run.folder.name)
-    dataset = _load(open_source(run.config.data), run.config, max(space.file.image_size), console)
+    image_size = run.config.image_size or max(space.file.image_size)
+    dataset = _load(open_source(run.config.data), run.config, image_size, console)
     _check_unchanged(dataset, run.config, run.folder)
     return dataset
 
@@ -160,13 +161,19 @@ def _load(source: Source, config: SearchConfig, image_size: int, console: Consol
         dataset = source.load(Loading(image_size, config.seed, config.train_images, config.max_bad, tell))
     console.print(f"data   {_about(dataset)}")
     for note in dataset.notes:
-        console.print(f"       {note}", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"       {note}")
     return dataset
 
 
 def _check_unchanged(dataset: Dataset, config: SearchConfig, folder: Path) -> None:
-    if json.loads((folder / "environment.json").read_bytes())["data_fingerprint"] != dataset.fingerprint():
+    then = json.loads((folder / "environment.json").read_bytes())
+    if then["data_fingerprint"] != dataset.fingerprint():
         raise RunError(f"--data {config.data} is not what it was when {folder} began; put it back to go on.")
+    if then.get("balanced", False) == dataset.is_balanced:
+        raise RunError(
+            f"{folder} was made by an older version, whose accuracies do not weigh classes of unequal size alike; "
+            "begin a new run."
+        )
 
 
 def _open(config: SearchConfig, *, resume: bool) -> tuple[SearchConfig, Path]:
@@ -308,6 +315,7 @@ def _begin(folder: Path, config: SearchConfig, space: SearchSpace, timers: list[
     environment: dict[str, Any] = {
         "targets": [timer.environment | {"fingerprint": timer.fingerprint} for timer in timers],
         "data_fingerprint": dataset.fingerprint(),
+        "balanced": not dataset.is_balanced,
         "versions": {name: importlib.metadata.version(name) for name in ("hybridnas", "torch", "timm", "optuna")},
     }
     write_atomic(folder / "space.yaml", space.text)

@@ -24,6 +24,7 @@ from hybridnas.cost.table import Table
 from hybridnas.cost.targets import best_device
 from hybridnas.cost.whole import parts_in, timings_in
 from hybridnas.errors import CannotRun, ConfigError
+from hybridnas.report.progress import say
 from hybridnas.space import SearchSpace
 
 #: How far off a prediction may be to count as near.
@@ -81,30 +82,30 @@ def fill_space(predictor: Predictor, space: SearchSpace, console: Console, *, se
     counter = predictor.counter
     parts = parts_in(space, counter.num_classes)
     uncounted = counter.lacking(parts)
-    _say(console, f"{space.name}: {len(parts)} parts, {len(parts) - len(uncounted)} counted before")
+    say(console, f"{space.name}: {len(parts)} parts, {len(parts) - len(uncounted)} counted before")
     with _progress(console, "counting", len(uncounted)) as tell:
         for done, part in enumerate(uncounted, 1):
             if time.monotonic() > end:
-                _say(console, f"The time is over: {len(uncounted) - done + 1} parts are still to count.")
+                say(console, f"The time is over: {len(uncounted) - done + 1} parts are still to count.")
                 return
             counter.count_of(part)
             tell(done)
 
     timings = list(timings_in(space, counter.num_classes, predictor.lays_last))
     missing = predictor.lacking(timings)
-    _say(console, f"{len(timings)} times of parts, {len(timings) - len(missing)} of them there before")
+    say(console, f"{len(timings)} times of parts, {len(timings) - len(missing)} of them there before")
     failed: list[str] = []
     with _progress(console, "timing", len(missing)) as tell:
         for start in range(0, len(missing), TOGETHER):
             if time.monotonic() > end:
-                _say(console, f"The time is over: {len(missing) - start} are still to time.")
+                say(console, f"The time is over: {len(missing) - start} are still to time.")
                 return
             group = missing[start : start + TOGETHER]
             _fill(predictor, group, failed.append)
             tell(start + len(group))
     for sentence in dict.fromkeys(failed):
-        _say(console, f"cannot run: {sentence}")
-    _say(console, f"The table is complete{f' but for {len(failed)}' if failed else ''}.")
+        say(console, f"cannot run: {sentence}")
+    say(console, f"The table is complete{f' but for {len(failed)}' if failed else ''}.")
 
 
 def check_space(
@@ -120,10 +121,10 @@ def check_space(
     """
     networks = _draw(predictor, space, num_networks, seed)
     missing = predictor.missing(networks)
-    _say(console, f"{len(networks)} networks, {len(missing)} times of their parts are missing")
+    say(console, f"{len(networks)} networks, {len(missing)} times of their parts are missing")
     with _progress(console, "timing parts", len(missing)) as tell:
         for start in range(0, len(missing), TOGETHER):
-            _fill(predictor, missing[start : start + TOGETHER], lambda sentence: _say(console, sentence))
+            _fill(predictor, missing[start : start + TOGETHER], lambda sentence: say(console, sentence))
             tell(min(start + TOGETHER, len(missing)))
     found = []
     with _progress(console, "timing networks", len(networks)) as tell:
@@ -131,7 +132,7 @@ def check_space(
             try:
                 latency, foreseen = predictor.measure(network)
             except CannotRun as error:
-                _say(console, f"{network.families}: {error}")
+                say(console, f"{network.families}: {error}")
             else:
                 assert foreseen  # its parts are timed
                 found.append(Checked(network, foreseen, latency))
@@ -212,13 +213,9 @@ def _progress(console: Console, doing: str, total: int) -> Iterator[Callable[[in
         if now - last >= LINE_S or done == total:
             last = now
             left = (now - started) / done * (total - done)
-            _say(console, f"{doing}: {done} of {total}" + (f", about {left:.0f} s left" if done < total else ""))
+            say(console, f"{doing}: {done} of {total}" + (f", about {left:.0f} s left" if done < total else ""))
 
     columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(doing, total=total)
         yield (lambda done: bar.update(task, completed=done)) if console.is_terminal else line
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)

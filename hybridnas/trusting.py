@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,14 @@ from hybridnas.files import write_atomic
 from hybridnas.pipeline import recipe_of, run_data
 from hybridnas.proxy.training import Recipe, Trainer
 from hybridnas.proxy.trust import Trust, compare, verdict
+from hybridnas.report.progress import say
 from hybridnas.study.run import Run
 from hybridnas.study.sampler import derive_seed
 
 FILE = "trust.json"
 NUM_NETWORKS, NUM_SEEDS, LONGER = 12, 2, 5
+#: Networks of about equal latency that are compared with each other.
+GROUP = 4
 #: Fewer cannot be compared.
 LEAST_NETWORKS, LEAST_SEEDS = 3, 2
 
@@ -101,14 +105,14 @@ def trust_run(
     left = [(int(n), s) for n in sample.number for s in seeds if s not in trained.accuracies.get(int(n), {})]
     if left:
         per_epoch = float((sample.seconds / recipe.epochs).mean())
-        _say(
+        say(
             console,
             f"{len(sample)} networks, {num_seeds} seeds, {longer.epochs} epochs each: {len(left)} trainings to go, "
             f"about {math.ceil(per_epoch * longer.epochs * len(left) / 60)} min",
         )
         assert run.config.device
         trainer = Trainer(run_data(run, console), local_device(run.config.device), threads=available_cores())
-        _train(run, trainer, longer, left, trained, lambda line: _say(console, line))
+        _train(run, trainer, longer, left, trained, partial(say, console))
 
     whole = sample[[len(trained.accuracies.get(int(n), {})) >= num_seeds for n in sample.number]]
     if len(whole) < LEAST_NETWORKS:
@@ -138,19 +142,20 @@ def _check(num_networks: int, num_seeds: int, epochs: int, before: int) -> None:
 
 
 def spread_sample(trials: pd.DataFrame, num_networks: int) -> pd.DataFrame:
-    """Trained trials, evenly spread over latency among those of mostly convolution and those of mostly attention.
+    """Trained trials in groups of neighbours in latency, as pairs of equal latency are compared; the groups spread out.
 
     Raises:
         RunError: there are fewer than three.
     """
-    done = trials[trials.status == "complete"].drop_duplicates("key")
+    done = trials[trials.status == "complete"].drop_duplicates("key").sort_values(["worst_latency", "number"])
     if len(done) < LEAST_NETWORKS:
         raise RunError(f"The run has {len(done)} trained trials; at least {LEAST_NETWORKS} are needed to compare.")
-    mostly = [attention_share(Architecture.from_json(str(text))) > 0.5 for text in done.architecture]
-    ordered = done.assign(mostly=mostly).sort_values(["mostly", "worst_latency", "number"])
-    count = min(num_networks, len(ordered))
-    chosen = [round(k * (len(ordered) - 1) / (count - 1)) for k in range(count)]
-    return ordered.iloc[chosen].drop(columns="mostly")
+    count = min(num_networks, len(done))
+    groups = max(1, count // GROUP)
+    sizes = [count // groups + (g < count % groups) for g in range(groups)]
+    free = len(done) - count
+    starts = [sum(sizes[:g]) + (g * free // (groups - 1) if groups > 1 else free // 2) for g in range(groups)]
+    return done.iloc[[start + k for start, size in zip(starts, sizes, strict=True) for k in range(size)]]
 
 
 def attention_share(architecture: Architecture) -> float:
@@ -166,7 +171,7 @@ def _train(
     recipe: Recipe,
     left: list[tuple[int, int]],
     trained: Trained,
-    say: Callable[[str], None],
+    tell: Callable[[str], None],
 ) -> None:
     failed: set[int] = set()
     for done, (number, seed) in enumerate(left, 1):
@@ -177,32 +182,28 @@ def _train(
             result = trainer.train(architecture, recipe, seed=seed)
         except TrainingFailed as error:
             failed.add(number)
-            say(f"{done:4d} of {len(left)}: trial {number} is left out: {error}")
+            tell(f"{done:4d} of {len(left)}: trial {number} is left out: {error}")
             continue
         trained.accuracies.setdefault(number, {})[seed] = result.accuracy
         trained.save()
-        say(
+        tell(
             f"{done:4d} of {len(left)}: trial {number} {100 * result.accuracy:.1f} % in {result.seconds:.0f} s  "
             f"{architecture.families}"
         )
 
 
 def _tell(console: Console, trust: Trust, num_seeds: int) -> None:
-    _say(console, f"{trust.num_networks} networks, {trust.num_pairs} pairs of equal latency that differ for sure.")
-    _say(console, f"  short training orders right  {trust.accuracy}")
-    _say(console, f"  more multiply-adds wins      {trust.more_macs}")
-    _say(console, f"  more parameters wins         {trust.more_params}")
-    _say(console, f"  ceiling: one long training   {trust.ceiling}, of {num_seeds} seeds")
-    _say(console, f"  Kendall's tau, all networks  {trust.tau}")
+    say(console, f"{trust.num_networks} networks, {trust.num_pairs} pairs of equal latency that differ for sure.")
+    say(console, f"  short training orders right  {trust.accuracy}")
+    say(console, f"  more multiply-adds wins      {trust.more_macs}")
+    say(console, f"  more parameters wins         {trust.more_params}")
+    say(console, f"  ceiling: one long training   {trust.ceiling}, of {num_seeds} seeds")
+    say(console, f"  Kendall's tau, all networks  {trust.tau}")
     bias = trust.bias
     if not math.isnan(bias.value):
-        _say(
+        say(
             console,
             f"  attention gains by training longer {100 * bias.value:+.1f} points over convolution "
             f"({100 * bias.low:+.1f} to {100 * bias.high:+.1f})",
         )
-    _say(console, verdict(trust))
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    say(console, verdict(trust))

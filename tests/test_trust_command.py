@@ -3,7 +3,9 @@
 import json
 import re
 import shutil
+from itertools import pairwise
 
+import pandas as pd
 import pytest
 
 from hybridnas import Run, SearchConfig, run_search
@@ -131,10 +133,28 @@ def test_no_run(tmp_path, capsys):
     assert "is no run folder" in capsys.readouterr().err
 
 
-def test_the_sample_is_spread_over_latency_and_families(searched):
+@pytest.mark.parametrize(("count", "num"), [(30, 12), (30, 3), (13, 12), (12, 12), (5, 12), (40, 10)])
+def test_the_sample_is_groups_of_neighbours_in_latency(count, num):
+    trials = pd.DataFrame({"number": range(count), "key": map(str, range(count)), "status": "complete"})
+    trials["worst_latency"] = trials.number / 10
+    found = spread_sample(trials.sample(frac=1, random_state=0), num).number.tolist()
+    assert len(set(found)) == len(found) == min(num, count)
+    neighbours = sum(later - earlier == 1 for earlier, later in pairwise(found))
+    assert neighbours >= len(found) - max(1, num // 4)
+    if num >= 8:
+        assert found[0] == 0 and found[-1] == count - 1
+
+
+def test_share_of_attention(searched):
     run = Run.load(searched)
-    trials = run.trials
-    assert len(spread_sample(trials, 100)) == (trials.status == "complete").sum()
-    few = spread_sample(trials, 3)
-    shares = [attention_share(run.architecture(int(n))) for n in few.number]
-    assert len(few) == 3 and min(shares) <= 0.5 < max(shares)
+    for number in run.trials.number:
+        design = run.architecture(int(number))
+        share = attention_share(design)
+        assert 0 <= share <= 1 and (share == 1) == (set(design.layout) == {"T"})
+
+
+def test_a_run_with_an_image_size_of_its_own(space_file, tmp_path, capsys):
+    """The space of the run folder still says another size."""
+    run_search(SearchConfig(space=str(space_file), image_size=8, trials=3, epochs=1, threads=1, out=tmp_path / "run"))
+    assert exit_code(app, [str(tmp_path / "run"), "--networks", "3", "--epochs", "2"]) == 0
+    assert "3 networks" in capsys.readouterr().out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,12 @@ class _Stored:
 
     def pieces(self) -> Iterator[tuple[int, Images]]:
         """All images (n, C, H, W), some at a time, with the number of the first."""
+        try:
+            yield from self._pieces()
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise DataError(f"{self.path} cannot be read as an npz file: {str(error).rstrip('.')}.") from None
+
+    def _pieces(self) -> Iterator[tuple[int, Images]]:
         if self.fortran:  # rows are strewn over the file
             with np.load(self.path, allow_pickle=False) as file:
                 yield 0, _channels_first(file[self.key])

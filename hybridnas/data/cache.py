@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,9 @@ def cached(key: str, shape: tuple[int, ...], fill: Fill) -> tuple[Images, Indice
 
 def _write(path: Path, shape: tuple[int, ...], fill: Fill) -> list[int]:
     whole = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    if hasattr(os, "posix_fallocate"):  # a full disk is an error now, not a signal while the map is written
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     unfilled = fill(whole)
     whole.flush()
     if unfilled:
@@ -59,11 +63,15 @@ def _write(path: Path, shape: tuple[int, ...], fill: Fill) -> list[int]:
 
 
 def _forget_longest_unused(folder: Path, newest: Path) -> None:
-    files = sorted((path for path in folder.glob("*.npy") if path != newest), key=lambda path: path.stat().st_mtime)
-    excess = sum(path.stat().st_size for path in (*files, newest)) - LIMIT
-    for path in files:
-        if excess <= 0:
-            break
-        excess -= path.stat().st_size
+    files: list[tuple[float, int, Path]] = []
+    for path in folder.glob("[!.]*.npy"):  # those that begin with a dot are being written
+        with suppress(FileNotFoundError):  # another process forgot it
+            about = path.stat()
+            files.append((about.st_mtime, about.st_size, path))
+    excess = sum(size for _, size, _ in files) - LIMIT
+    for _, size, path in sorted(files):
+        if excess <= 0 or path == newest:
+            continue
+        excess -= size
         path.unlink(missing_ok=True)
         path.with_suffix(".json").unlink(missing_ok=True)

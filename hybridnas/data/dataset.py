@@ -118,6 +118,8 @@ def make_dataset(
     for labels in (labelled.labels, *([test.labels] if test else [])):
         for label in labels[(labels < 0) | (labels >= len(class_names))][:1]:
             raise DataError(f"{name}: labels must lie in 0..{len(class_names) - 1}, got {label}.")
+    if test is not None and not len(test.labels):
+        test = None
     notes: list[str] = []
     rest = np.arange(len(labelled.labels))
     if test is not None and test.digests is not None:
@@ -150,6 +152,9 @@ def make_dataset(
         limited(test, test_indices, max_test),
         class_names,
     )
+    for which, part in (("validation", dataset.validation), ("test", dataset.test)):
+        if not len(part):
+            raise DataError(f"{name}: no image of the {which} part can be read.")
     counts = np.bincount(dataset.train.labels, minlength=len(class_names))
     if not counts.all():
         raise DataError(f"{name}: no image of class {class_names[int(counts.argmin())]!r} is left to train on.")

@@ -22,6 +22,8 @@ from hybridnas.errors import DataError
 
 #: Goes into the keys of the cache: change it with what decoding gives.
 VERSION = "1"
+#: Bytes that are compared first.
+BEGINNING = 4096
 #: So many images are read ahead of what is written.
 AHEAD = 256
 
@@ -81,15 +83,15 @@ class Pictures(Protocol):
     def name(self, i: int) -> str:
         """What a person calls one."""
 
-    def read(self, i: int) -> bytes:
-        """The bytes of one, in a format that PIL reads.
+    def read(self, i: int, most: int = -1) -> bytes:
+        """The bytes of one, or the first `most`, in a format that PIL reads.
 
         Raises:
             OSError: it cannot be read.
         """
 
     def sizes(self) -> Sequence[int] | None:
-        """Bytes of each, if that can be told without reading them."""
+        """Bytes of each; None where finding out would mean to read them all: then nobody looks for copies."""
 
 
 def encoded_dataset(
@@ -120,7 +122,7 @@ def encoded_dataset(
     return replace(dataset, notes=(left_out, *dataset.notes))
 
 
-def encoded_part(pictures: Pictures, labels: Labels, loading: Loading, digests: NDArray[np.uint64]) -> Part:
+def encoded_part(pictures: Pictures, labels: Labels, loading: Loading, digests: NDArray[np.uint64] | None) -> Part:
     """A part whose images are decoded when they are asked for, in parallel, and kept in the cache."""
 
     def load(chosen: Indices) -> tuple[Images, Indices]:
@@ -147,26 +149,24 @@ def encoded_part(pictures: Pictures, labels: Labels, loading: Loading, digests: 
     return Part(labels, load, digests)
 
 
-def content_digests(every: Sequence[Pictures], loading: Loading) -> list[NDArray[np.uint64]]:
-    """For each of several sets of pictures (N,), numbers that are equal where the bytes are.
+def content_digests(every: Sequence[Pictures], loading: Loading) -> list[NDArray[np.uint64] | None]:
+    """For each of several sets of pictures (N,), numbers that are equal where the bytes are; None without sizes.
 
-    Where sizes are known, only pictures of one size are read, and whole only those whose beginnings are alike.
+    Only pictures of one size are read, and whole only those whose beginnings are alike.
     """
     places = [(pictures, i) for pictures in every for i in range(len(pictures))]
     sizes = [pictures.sizes() for pictures in every]
-    if all(found is not None for found in sizes):
-        keys = [hash(size) for found in sizes for size in found or ()]
-        stages: tuple[int | None, ...] = (4096, None)
-    else:
-        keys, stages = [0] * len(places), (None,)
-    for most in stages:
+    if any(found is None for found in sizes):
+        return [None] * len(every)
+    keys = [hash(size) for found in sizes for size in found or ()]
+    for most in (BEGINNING, -1):
         alike = _alike(keys)
         digests = _ahead(partial(_digest, places, most), alike)
         for done, (k, digest) in enumerate(zip(alike, digests, strict=True), 1):
             keys[k] = hash((keys[k], digest))
             loading.tell("looking for copies", done, len(alike))
     found = np.array(keys, np.int64).view(np.uint64)
-    return np.split(found, np.cumsum([len(pictures) for pictures in every])[:-1])
+    return [*np.split(found, np.cumsum([len(pictures) for pictures in every])[:-1])]
 
 
 def _alike(keys: Sequence[int]) -> list[int]:
@@ -175,10 +175,10 @@ def _alike(keys: Sequence[int]) -> list[int]:
     return [int(k) for k in np.flatnonzero(counts[group] > 1)]
 
 
-def _digest(places: Sequence[tuple[Pictures, int]], most: int | None, k: int) -> int:
+def _digest(places: Sequence[tuple[Pictures, int]], most: int, k: int) -> int:
     pictures, i = places[k]
     try:
-        content = pictures.read(i)[:most]
+        content = pictures.read(i, most)
     except OSError:
         return hash((id(pictures), i))  # like no other; decoding will say what is wrong with it
     return int.from_bytes(hashlib.blake2b(content, digest_size=7).digest())

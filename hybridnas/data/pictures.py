@@ -34,13 +34,21 @@ class Files:
         """The path."""
         return str(self.paths[i])
 
-    def read(self, i: int) -> bytes:
-        """The whole file."""
-        return self.paths[i].read_bytes()
+    def read(self, i: int, most: int = -1) -> bytes:
+        """The file."""
+        with self.paths[i].open("rb") as file:
+            return file.read(most)
 
     def sizes(self) -> list[int]:
-        """Bytes of each; -1 where the file is gone, which reading it will tell."""
-        return [path.stat().st_size if path.is_file() else -1 for path in self.paths]
+        """Of the files; -1 where one is gone, which reading it will tell."""
+        return [_size(path) for path in self.paths]
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except (OSError, ValueError):
+        return -1
 
 
 def folder_source(path: Path) -> Source:

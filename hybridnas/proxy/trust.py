@@ -19,6 +19,8 @@ Floats = NDArray[np.float64]
 EQUAL = 1.2
 #: The long training tells two networks apart if their means differ by so many standard errors.
 APART = 2.0
+#: Of fewer pairs nothing is said.
+LEAST_PAIRS = 10
 NUM_RESAMPLES = 1000
 LEVEL = 0.95
 
@@ -48,8 +50,8 @@ class Trust:
         more_macs: As `accuracy`, if the network with more multiply-adds were always taken for the better.
         more_params: Likewise.
         ceiling: As `accuracy`, if one seed of the long training had to foretell the mean of the others.
-        bias: By how much more accuracy (0..1) attention gains by training longer than convolution does: the mean
-            residual of a line from short to long, of networks with mostly attention less that of the others.
+        bias: By how much more accuracy (0..1) attention gains by training longer than convolution does: the offset of
+            networks with mostly attention in a least-squares fit of long accuracy by short.
     """
 
     num_networks: int
@@ -63,7 +65,7 @@ class Trust:
 
     @property
     def beats_nulls(self) -> bool:
-        """Whether the short training is above what needs no training, their intervals included."""
+        """Whether the short training is above the intervals of both that need no training."""
         return self.accuracy.value > max(self.more_macs.high, self.more_params.high)
 
 
@@ -95,10 +97,12 @@ def compare(
         raise ValueError(f"long must be accuracies of at least 3 networks and 2 seeds, got shape {reference.shape}")
     proxy, cost = np.array(short, np.float64), np.array(latency_ms, np.float64)
     mostly = np.array(attention, np.float64) > 0.5
-    pairs = comparable(reference, cost).astype(np.float64)
+    variance = float(reference.var(1, ddof=1).mean())  # pooled: two or three seeds of one network say little
+    pairs = comparable(reference, variance, cost).astype(np.float64)
     mean = reference.mean(1)
-    seeds = range(reference.shape[1])
-    others = [np.delete(reference, s, 1).mean(1) for s in seeds]
+    # A seed is judged by the others alone, which also say what pairs it is asked about.
+    others = [np.delete(reference, s, 1) for s in range(reference.shape[1])]
+    asked = [comparable(other, variance, cost).astype(np.float64) for other in others]
     # How often each network is drawn: once in the first row, whose figures are those reported.
     generator = np.random.default_rng(seed)
     drawn = generator.multinomial(len(proxy), [1 / len(proxy)] * len(proxy), NUM_RESAMPLES)
@@ -110,15 +114,28 @@ def compare(
         tau=_estimate(_tau(proxy, mean, times)),
         more_macs=_estimate(_share_ordered(np.array(macs, np.float64), mean, pairs, times)),
         more_params=_estimate(_share_ordered(np.array(params, np.float64), mean, pairs, times)),
-        ceiling=_estimate(np.mean([_share_ordered(reference[:, s], others[s], pairs, times) for s in seeds], axis=0)),
+        ceiling=_estimate(
+            np.mean(
+                [
+                    _share_ordered(reference[:, s], other.mean(1), which, times)
+                    for s, (other, which) in enumerate(zip(others, asked, strict=True))
+                ],
+                axis=0,
+            )
+        ),
         bias=_estimate(np.array([_bias(proxy, mean, mostly, weights) for weights in times])),
     )
 
 
-def comparable(long: Floats, latency_ms: Floats) -> NDArray[np.bool_]:
-    """(N, N): which pairs cost the same and are told apart by the long training (N, S); never a network and itself."""
+def comparable(long: Floats, variance: float, latency_ms: Floats) -> NDArray[np.bool_]:
+    """(N, N): which pairs cost the same and are told apart by the long training; never a network and itself.
+
+    Args:
+        long: Accuracies (N, S).
+        variance: Of a seed about its network's mean.
+        latency_ms: Medians (N,).
+    """
     ratio = latency_ms[:, None] / latency_ms[None]
-    variance = long.var(1, ddof=1).mean()  # pooled: two or three seeds of one network say little
     error = float(np.sqrt(2 * variance / long.shape[1]))
     mean = long.mean(1)
     equal: NDArray[np.bool_] = np.maximum(ratio, 1 / ratio) <= EQUAL
@@ -154,11 +171,10 @@ def _over_pairs(matrix: Floats, times: Floats) -> Floats:
 
 def _bias(short: Floats, long: Floats, attention: NDArray[np.bool_], weights: Floats) -> float:
     drawn = weights > 0
-    if attention[drawn].all() or not attention[drawn].any() or np.ptp(short[drawn]) == 0:
-        return float("nan")
-    residual = long - np.polyval(np.polyfit(short[drawn], long[drawn], 1, w=np.sqrt(weights[drawn])), short)
-    means = [float(np.average(residual[group], weights=weights[group])) for group in (attention, ~attention)]
-    return means[0] - means[1]
+    columns = np.column_stack([np.ones(drawn.sum()), short[drawn], attention[drawn]])
+    scale = np.sqrt(weights[drawn])
+    found, _, rank, _ = np.linalg.lstsq(columns * scale[:, None], long[drawn] * scale, rcond=None)
+    return float(found[2]) if rank == 3 else float("nan")
 
 
 def _estimate(figures: Floats) -> Estimate:
@@ -172,10 +188,10 @@ def _estimate(figures: Floats) -> Estimate:
 
 def verdict(trust: Trust) -> str:
     """What it means, in plain words, and what to raise where the proxy is no better than counting."""
-    if not trust.num_pairs:
+    if trust.num_pairs < LEAST_PAIRS:
         return (
-            "No two networks of equal latency are told apart by the long training: nothing can be said. Compare more "
-            "networks (--networks), or train them longer (--epochs)."
+            f"Only {trust.num_pairs} pairs of equal latency are told apart by the long training, and {LEAST_PAIRS} are "
+            "needed: nothing can be said. Compare more networks (--networks), or train them longer (--epochs)."
         )
     figures = (
         f"{trust.accuracy} of pairs right, against {trust.more_macs} by more multiply-adds and {trust.more_params} by "

@@ -50,6 +50,11 @@ def telling(console: Console) -> Iterator[Callable[[str, int, int], None]]:
         yield tell
 
 
+def say(console: Console, line: str) -> None:
+    """Print a line as it is."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 class SearchDisplay:
     """A live bar on a terminal, plain lines elsewhere. Use it as a context manager."""
 
@@ -103,7 +108,7 @@ class SearchDisplay:
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(self._console, line)
 
 
 def _line(record: TrialRecord) -> str:

@@ -76,24 +76,27 @@ def summary(run: Run) -> str:
             f"Winner: trial {result['winner']}, {run.best.layout} ({run.best.families}) at {run.best.image_size} px."
         )
         lines += [_contract(target) for target in result["targets"]]
-        lines.append(f"  {_accuracy(result, balanced=result['balanced'])}")
-        known = [row for row in result["confirmed"] if row["design"] and row["number"] != result["winner"]]
+        lines.append(f"  {_accuracy(result, balanced=result.get('balanced', False))}")
+        known = [row for row in result["confirmed"] if row.get("design") and row["number"] != result["winner"]]
         lines += [
             f"Known design {row['design']} (trial {row['number']}), {row['latency_ms_p50']:.2f} ms:\n  "
-            f"{_accuracy(row, balanced=result['balanced'])}"
+            f"{_accuracy(row, balanced=result.get('balanced', False))}"
             for row in known
         ]
-        lines += _order_kept([row for row in result["confirmed"] if row["epochs"] > (run.config.epochs or 0)])
+        lines += _order_kept([row for row in result["confirmed"] if row.get("epochs", 0) > (run.config.epochs or 0)])
     return "\n".join(lines)
 
 
 def _accuracy(row: dict[str, Any], *, balanced: bool) -> str:
     """Of a design that was confirmed, with its 95 % interval."""
     kind = "balanced accuracy" if balanced else "accuracy"
-    seeds = f"mean of {row['seeds']} seeds" if row["seeds"] > 1 else "one seed"
+    margin, seeds = "", ""
+    if "margin" in row:  # older runs have none
+        margin = f" +- {100 * row['margin']:.1f}"
+        seeds = f"mean of {row['seeds']} seeds, " if row["seeds"] > 1 else "one seed, "
     return (
-        f"{kind} {100 * row['accuracy']:.1f} +- {100 * row['margin']:.1f} % on validation ({seeds}, {row['epochs']} "
-        f"epochs), {100 * row['test_accuracy']:.1f} % on the test images"
+        f"{kind} {100 * row['accuracy']:.1f}{margin} % on validation ({seeds}{row['epochs']} epochs), "
+        f"{100 * row['test_accuracy']:.1f} % on the test images"
     )
 
 

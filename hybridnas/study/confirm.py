@@ -89,6 +89,9 @@ def confirm(
     if known and known.number not in {*passed_over, *(each.record.number for each in confirmed)}:
         if LONGER * known.seconds + TIMING_S <= seconds_left():
             _confirm_one(search, known, confirmed, seconds_left, say)
+            last = confirmed[-1]
+            if last.record is known and not last.longer and not search.checkpoint(known.number).is_file():
+                confirmed.pop()  # off the front the search keeps no network
     for seed in range(1, NUM_SEEDS):
         for each in confirmed:
             if each.longer and LONGER * each.record.seconds <= seconds_left():

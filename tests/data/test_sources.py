@@ -291,3 +291,19 @@ def test_torchvision_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         open_source("torchvision:cifar10")
     with pytest.raises(DataError, match="no data set 'os'"):
         open_source("torchvision:os")
+
+
+def test_a_damaged_npz_is_one_sentence(npz_file: Path, tmp_path: Path) -> None:
+    content = bytearray(npz_file.read_bytes())
+    content[len(content) // 3] ^= 255
+    (tmp_path / "x.npz").write_bytes(content)
+    with pytest.raises(DataError, match="cannot be read as an npz file: Bad CRC"):
+        open_source(str(tmp_path / "x.npz")).load(Loading(16))
+
+
+def test_an_empty_test_part_is_none(tmp_path: Path) -> None:
+    generator = np.random.default_rng(1)
+    images = generator.integers(0, 256, (40, 6, 6), np.uint8)
+    empty = {"test_images": images[:0], "test_labels": np.zeros(0, int)}
+    np.savez(tmp_path / "x.npz", train_images=images, train_labels=np.arange(40) % 2, **empty)
+    assert len(open_source(str(tmp_path / "x.npz")).load(Loading(6)).test) == 8

@@ -55,7 +55,7 @@ def test_pairs_that_the_long_training_cannot_tell_apart_are_not_asked():
     fields = made_up(seed_noise=0.05)
     few, many = compare(**fields).num_pairs, compare(**made_up()).num_pairs
     assert 0 < few < many
-    pairs = comparable(fields["long"], fields["latency_ms"])
+    pairs = comparable(fields["long"], 0.05**2, fields["latency_ms"])
     assert not pairs.diagonal().any() and (pairs == pairs.T).all()
     ratio = fields["latency_ms"][:, None] / fields["latency_ms"]
     assert (np.maximum(ratio, 1 / ratio)[pairs] <= EQUAL).all()
@@ -69,7 +69,30 @@ def test_what_attention_gains_later_is_found():
 def test_nothing_to_compare():
     alike = compare([0.1, 0.2, 0.3], [[0.5, 0.5]] * 3, [1, 1, 1], [1, 2, 3], [1, 2, 3], [0, 1, 0])
     assert alike.num_pairs == 0 and math.isnan(alike.accuracy.value) and not alike.beats_nulls
-    assert verdict(alike).startswith("No two networks")
+    assert verdict(alike).startswith("Only 0 pairs")
+
+
+def test_a_ceiling_of_noise_is_chance():
+    generator = np.random.default_rng(3)
+    found = []
+    for seed in range(20):
+        fields = made_up(12, seed=seed) | {"latency_ms": np.ones(12), "long": generator.normal(0.7, 0.02, (12, 2))}
+        found.append(compare(**fields).ceiling.value)
+    assert 0.35 < np.nanmean(found) < 0.65
+
+
+def test_a_lead_that_attention_lacks_in_short_training_is_found_whole():
+    """Attention is ten points behind in the search and five ahead in the end."""
+    fields = made_up()
+    long = np.array(fields["long"])
+    attention = fields["attention"]
+    fields["short"] = long.mean(1) - 0.1 * attention
+    assert compare(**fields).bias.value == pytest.approx(0.1, abs=0.01)
+
+
+def test_of_few_pairs_nothing_is_said():
+    found = compare([0.1, 0.2, 0.3], [[0.5, 0.5], [0.7, 0.7], [0.6, 0.6]], [1, 1, 1], [3, 2, 1], [3, 2, 1], [0, 0, 0])
+    assert found.num_pairs == 3 and "nothing can be said" in verdict(found)
 
 
 @pytest.mark.parametrize("long", [[[0.5, 0.6]] * 2, [[0.5]] * 4, [0.5] * 4])
