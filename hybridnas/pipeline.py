@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from hybridnas import zoo
@@ -32,7 +33,7 @@ from hybridnas.errors import BudgetError, ConfigError, RunError, TargetError
 from hybridnas.export.bundle import export_bundle
 from hybridnas.export.onnx import FILE, export_onnx
 from hybridnas.files import write_atomic
-from hybridnas.proxy.training import DEFAULT_EPOCHS, Recipe, Trainer
+from hybridnas.proxy.training import DEFAULT_EPOCHS, Recipe, Trainer, quickest_num_threads
 from hybridnas.report.figures import draw_pareto
 from hybridnas.report.progress import SearchDisplay, say, telling
 from hybridnas.report.tables import front_table, summary
@@ -103,7 +104,7 @@ def run_search(
         _check_unchanged(dataset, config, folder)
     console.print(f"run    {folder}", soft_wrap=True)
 
-    trainer = Trainer(dataset, device, threads=available_cores())
+    trainer = _trainer(dataset, device, folder)
     recipe = recipe_of(config)
     end = started + config.time if config.time else float("inf")
     finish = FINISH_ONNX_S if timers[0].setting.takes_file else FINISH_S
@@ -142,18 +143,25 @@ def recipe_of(config: SearchConfig) -> Recipe:
     return Recipe(epochs=config.epochs, batch_size=config.batch_size, flip=config.flip)
 
 
-def run_data(run: Run, console: Console) -> Dataset:
-    """The data that a run was made with, read again.
+def trainer_of(run: Run, console: Console) -> Trainer:
+    """What trained a run's networks: on the same data, device and threads.
 
     Raises:
-        DataError: they cannot be read.
+        ConfigError: the device is not here.
+        DataError: the data cannot be read.
         RunError: they are not what they were.
     """
     space = _stored(run.folder / "space.yaml", run.folder.name)
     image_size = run.config.image_size or max(space.file.image_size)
     dataset = _load(open_source(run.config.data), run.config, image_size, console)
     _check_unchanged(dataset, run.config, run.folder)
-    return dataset
+    assert run.config.device
+    return _trainer(dataset, local_device(run.config.device), run.folder)
+
+
+def _trainer(dataset: Dataset, device: torch.device, folder: Path) -> Trainer:
+    environment = json.loads((folder / "environment.json").read_bytes())
+    return Trainer(dataset, device, threads=environment.get("training_threads", available_cores()))
 
 
 def _load(source: Source, config: SearchConfig, image_size: int, console: Console) -> Dataset:
@@ -312,7 +320,9 @@ def _about_timer(timer: Timer) -> str:
 
 def _begin(folder: Path, config: SearchConfig, space: SearchSpace, timers: list[Timer], dataset: Dataset) -> None:
     """Write what a resumed run needs; config.json last, as it makes the folder a run folder."""
+    assert config.batch_size
     environment: dict[str, Any] = {
+        "training_threads": quickest_num_threads(available_cores(), max(space.file.image_size), config.batch_size),
         "targets": [timer.environment | {"fingerprint": timer.fingerprint} for timer in timers],
         "data_fingerprint": dataset.fingerprint(),
         "balanced": not dataset.is_balanced,

@@ -14,11 +14,9 @@ import pandas as pd
 from rich.console import Console
 
 from hybridnas.architecture import LETTERS, Architecture
-from hybridnas.cost.latency import available_cores
-from hybridnas.cost.targets import local_device
 from hybridnas.errors import ConfigError, RunError, TrainingFailed
 from hybridnas.files import write_atomic
-from hybridnas.pipeline import recipe_of, run_data
+from hybridnas.pipeline import recipe_of, trainer_of
 from hybridnas.proxy.training import Recipe, Trainer
 from hybridnas.proxy.trust import Trust, compare, verdict
 from hybridnas.report.progress import say
@@ -110,9 +108,7 @@ def trust_run(
             f"{len(sample)} networks, {num_seeds} seeds, {longer.epochs} epochs each: {len(left)} trainings to go, "
             f"about {math.ceil(per_epoch * longer.epochs * len(left) / 60)} min",
         )
-        assert run.config.device
-        trainer = Trainer(run_data(run, console), local_device(run.config.device), threads=available_cores())
-        _train(run, trainer, longer, left, trained, partial(say, console))
+        _train(run, trainer_of(run, console), longer, left, trained, partial(say, console))
 
     whole = sample[[len(trained.accuracies.get(int(n), {})) >= num_seeds for n in sample.number]]
     if len(whole) < LEAST_NETWORKS:

@@ -119,3 +119,18 @@ def test_accuracy_is_the_mean_of_the_classes_where_these_are_of_unequal_size(arc
     for train, expected in ((part, 0.5), (equal, 40 / 48)):
         trainer = Trainer(Dataset("d", train, part, part, ("a", "b")), torch.device("cpu"), threads=1)
         assert trainer.evaluate(First(), "validation") == pytest.approx(expected)
+
+
+def test_threads_are_tried_and_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert training.quickest_num_threads(1, 16, 8) == 1
+    for slow, expected in ((1, 2), (2, 1)):
+        now = [0.0]
+
+        def clock(now: list[float] = now, slow: int = slow) -> float:
+            now[0] += 2.0 if torch.get_num_threads() == slow else 1.0
+            return now[0]
+
+        monkeypatch.setattr(training.time, "perf_counter", clock)
+        torch.set_num_threads(1)
+        assert training.quickest_num_threads(2, 16, 8) == expected
+        assert torch.get_num_threads() == 1
