@@ -66,7 +66,10 @@ def quickest_num_threads(cores: int, image_size: int, batch_size: int) -> int:
     """
     if cores == 1:
         return 1
-    network = nn.Sequential(nn.Conv2d(3, 32, 3, 2), nn.GELU(), nn.Conv2d(32, 64, 3, 2), nn.GELU(), nn.Conv2d(64, 64, 3))
+    with torch.random.fork_rng(devices=[]):
+        network = nn.Sequential(
+            nn.Conv2d(3, 32, 3, 2, 1), nn.GELU(), nn.Conv2d(32, 64, 3, 2, 1), nn.GELU(), nn.Conv2d(64, 64, 3, 1, 1)
+        )
     images = torch.zeros(batch_size, 3, image_size, image_size)
 
     def seconds(threads: int) -> float:
