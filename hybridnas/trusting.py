@@ -82,7 +82,7 @@ def trust_run(
 
     Args:
         folder: The run folder.
-        num_networks: How many of its trained trials, spread over latency and over convolution and attention.
+        num_networks: How many of its trained trials, in groups of about equal latency.
         epochs: Of each long training; None is five times the run's.
         num_seeds: Of each network.
         console: Where progress and the verdict are printed; None prints nothing.

@@ -76,11 +76,12 @@ def summary(run: Run) -> str:
             f"Winner: trial {result['winner']}, {run.best.layout} ({run.best.families}) at {run.best.image_size} px."
         )
         lines += [_contract(target) for target in result["targets"]]
-        lines.append(f"  {_accuracy(result, balanced=result.get('balanced', False))}")
+        balanced = result.get("balanced", False)
+        lines.append(f"  {_accuracy(result, balanced=balanced)}")
         known = [row for row in result["confirmed"] if row.get("design") and row["number"] != result["winner"]]
         lines += [
             f"Known design {row['design']} (trial {row['number']}), {row['latency_ms_p50']:.2f} ms:\n  "
-            f"{_accuracy(row, balanced=result.get('balanced', False))}"
+            f"{_accuracy(row, balanced=balanced)}"
             for row in known
         ]
         lines += _order_kept([row for row in result["confirmed"] if row.get("epochs", 0) > (run.config.epochs or 0)])
