@@ -10,6 +10,7 @@ from hybridnas.recommend import recommend
 from hybridnas.report.__main__ import report
 from hybridnas.search import search
 from hybridnas.table import app as table_app
+from hybridnas.train import train
 from hybridnas.trust import trust
 
 app = typer.Typer(
@@ -23,6 +24,7 @@ app.command("search")(search)
 app.command("profile")(profile)
 app.command("recommend")(recommend)
 app.command("report")(report)
+app.command("train")(train)
 app.command("trust")(trust)
 app.add_typer(table_app, name="table")
 

@@ -1,19 +1,16 @@
-"""The settings of a search: every flag of the command is a field here."""
+"""The settings of a search and of a full training: every flag of these commands is a field here."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from hybridnas.errors import ConfigError
 
 DEFAULT_SECONDS = 270.0
-
-#: What a resumed run may change.
-CHANGEABLE = frozenset({"trials", "time", "out"})
 
 _UNITS = {"h": 3600, "m": 60, "s": 1}
 
@@ -35,14 +32,60 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 
-class SearchConfig(BaseModel):
+class Settings(BaseModel):
+    """What both have in common: wrong values are said in one sentence, and a resumed run keeps its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: What a resumed run may change.
+    CHANGEABLE: ClassVar[tuple[str, ...]] = ()
+    #: What is given without a flag, and what it is called.
+    ARGUMENTS: ClassVar[dict[str, str]] = {}
+
+    out: Path | None = None
+
+    @classmethod
+    def checked(cls, **fields: Any) -> Self:
+        """Make one from flags; a wrong value is a ConfigError that names the flag."""
+        try:
+            return cls(**fields)
+        except ValidationError as error:
+            # Where one value or several may stand, the complaint that goes into the value says more.
+            first = max(error.errors(), key=lambda each: len(each["loc"]))
+            problem = first["msg"].removeprefix("Value error, ")
+            # What concerns two flags names the one to change itself.
+            name, problem = (first["loc"][0], problem) if first["loc"] else problem.split(": ", 1)
+            shown = "" if "got" in problem else f", got {first['input']}"
+            raise ConfigError(f"{cls._flag(str(name))}: {problem[0].lower()}{problem[1:]}{shown}.") from None
+
+    def check_resumable(self, stored: Self) -> None:
+        """Refuse to go on with a run whose settings differ from those given now.
+
+        Raises:
+            ConfigError: names the first flag that was given with another value.
+        """
+        for name in sorted(self.model_fields_set - {*self.CHANGEABLE, "out"}):
+            now, then = getattr(self, name), getattr(stored, name)
+            if now != then:
+                allowed = " and ".join(map(self._flag, self.CHANGEABLE)) or "nothing"
+                raise ConfigError(
+                    f"{self._flag(name)} was {_shown(then)} in this run and cannot become {_shown(now)}: "
+                    f"--resume may change {'only ' if self.CHANGEABLE else ''}{allowed}."
+                )
+
+    @classmethod
+    def _flag(cls, name: str) -> str:
+        return cls.ARGUMENTS.get(name, "--" + name.replace("_", "-"))
+
+
+class SearchConfig(Settings):
     """What to search, on which data, for which device, and when to stop. Budgets that are None do not bind.
 
     >>> SearchConfig(budget_ms=10, time="4m30s").time
     270.0
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    CHANGEABLE = ("trials", "time")
 
     space: str | None = None
     around: str | None = None
@@ -65,7 +108,6 @@ class SearchConfig(BaseModel):
     latency_batch_size: Count = 1
     threads: Count | None = None
     seed: Annotated[int, Field(ge=0)] = 0
-    out: Path | None = None
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -87,35 +129,30 @@ class SearchConfig(BaseModel):
             )
         return self
 
-    @classmethod
-    def checked(cls, **fields: Any) -> SearchConfig:
-        """Make one from flags; a wrong value is a ConfigError that names the flag."""
-        try:
-            return cls(**fields)
-        except ValidationError as error:
-            # Where one value or several may stand, the complaint that goes into the value says more.
-            first = max(error.errors(), key=lambda each: len(each["loc"]))
-            problem = first["msg"].removeprefix("Value error, ")
-            # What concerns two flags names the one to change itself.
-            name, problem = (first["loc"][0], problem) if first["loc"] else problem.split(": ", 1)
-            flag = "--" + str(name).replace("_", "-")
-            shown = "" if "got" in problem else f", got {first['input']}"
-            raise ConfigError(f"{flag}: {problem[0].lower()}{problem[1:]}{shown}.") from None
 
-    def check_resumable(self, stored: SearchConfig) -> None:
-        """Refuse to go on with a run whose settings differ from those given now.
+class TrainConfig(Settings):
+    """Which architecture to train to the end, on which data, and from which weights.
 
-        Raises:
-            ConfigError: names the first flag that was given with another value.
-        """
-        for name in sorted(self.model_fields_set - CHANGEABLE):
-            now, then = getattr(self, name), getattr(stored, name)
-            if now != then:
-                flag = "--" + name.replace("_", "-")
-                raise ConfigError(
-                    f"{flag} was {_shown(then)} in this run and cannot become {_shown(now)}: "
-                    "--resume may change only --trials and --time."
-                )
+    `learning_rate` and `augment` that are None depend on where the weights come from and how long the training is.
+    """
+
+    ARGUMENTS = {"architecture": "ARCH"}
+
+    architecture: str = ""  # with --resume, the run's
+    data: str = "synthetic"
+    epochs: Count = 30
+    pretrained: str | None = None
+    freeze_backbone: bool = False
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    learning_rate: Positive | None = None
+    augment: Literal["none", "light", "strong"] | None = None
+    flip: bool = False
+    image_size: Annotated[int, Field(ge=8)] | None = None
+    train_images: Count | None = None
+    max_bad: Annotated[int, Field(ge=0)] = 10
+    device: str | None = None
+    loaders: Annotated[int, Field(ge=0)] | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
 
 
 def _shown(value: object) -> str:

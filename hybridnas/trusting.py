@@ -20,8 +20,8 @@ from hybridnas.pipeline import recipe_of, trainer_of
 from hybridnas.proxy.training import Recipe, Trainer
 from hybridnas.proxy.trust import Trust, compare, verdict
 from hybridnas.report.progress import say
+from hybridnas.seeds import derive_seed
 from hybridnas.study.run import Run
-from hybridnas.study.sampler import derive_seed
 
 FILE = "trust.json"
 NUM_NETWORKS, NUM_SEEDS, LONGER = 12, 2, 5

@@ -99,7 +99,7 @@ class Trainer:
         self.device = device
         self.threads = threads
         self.mean, self.std = channel_statistics(dataset.train)
-        self._lock = DeviceLock(str(device))
+        self.lock = DeviceLock(str(device))
         self._batches: dict[tuple[str, int], Batches] = {}
 
     def batches(self, part: str, image_size: int) -> Batches:
@@ -157,13 +157,15 @@ class Trainer:
         model = build(architecture, self.dataset.num_classes).to(self.device).to(memory_format=torch.channels_last)
         order = torch.Generator().manual_seed(seed)
         optimizer = torch.optim.AdamW(
-            _parameter_groups(model, recipe.weight_decay),
+            parameter_groups(model, recipe.weight_decay),
             lr=recipe.learning_rate * math.sqrt(min(recipe.batch_size, len(images)) / 128),
         )
         steps_per_epoch = max(1, len(images) // recipe.batch_size)
         total = recipe.epochs * steps_per_epoch
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, total, recipe.warm_up))
-        autocast = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda")
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, total, recipe.warm_up))
+        dtype = autocast_dtype(self.device)
+        autocast = torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+        scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
         shift = round(recipe.shift * architecture.image_size)
         accuracies: list[float] = []
         step = 0
@@ -171,13 +173,15 @@ class Trainer:
         for _ in range(recipe.epochs):
             model.train()
             for x, labels in images.shuffled(recipe.batch_size, order, shift=shift, flip=recipe.flip):
-                with self._lock.shared():  # a timer of any process gets the device between two steps
+                with self.lock.shared():  # a timer of any process gets the device between two steps
                     with autocast:
                         loss = F.cross_entropy(model(x), labels, label_smoothing=recipe.label_smoothing)
                     optimizer.zero_grad(set_to_none=True)
-                    loss.backward()
+                    scaler.scale(loss).backward()
+                    scaler.unscale_(optimizer)
                     nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-                    optimizer.step()
+                    scaler.step(optimizer)
+                    scaler.update()
                     schedule.step()
                     value = loss.item()  # waits for the device
                 step += 1
@@ -201,7 +205,7 @@ class Trainer:
         found = []
         with torch.inference_mode():
             for x, _ in batches.in_order(256):
-                with self._lock.shared():
+                with self.lock.shared():
                     found.append(model(x).argmax(1).cpu())
         right = (torch.cat(found) == batches.labels.cpu()).double()
         if self.dataset.is_balanced:
@@ -211,7 +215,17 @@ class Trainer:
         return float((hits / labels.bincount()).mean())
 
 
-def _rate(step: int, total: int, warm_up: float) -> float:
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """What a device multiplies in where 32 bits are not needed, None where it gains nothing by that.
+
+    bfloat16 on GPUs that have it (since Ampere), else float16, whose gradients must be scaled.
+    """
+    if device.type != "cuda":
+        return None
+    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+
+
+def rate(step: int, total: int, warm_up: float) -> float:
     """Linear from zero over the warm-up, then half a cosine to zero."""
     warm = max(1.0, warm_up * total)
     if step < warm:
@@ -219,7 +233,7 @@ def _rate(step: int, total: int, warm_up: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1.0, total - warm)))
 
 
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Weights of matrices and convolutions decay; norms, biases, scales and learned positions do not."""
     decayed: list[Tensor] = []
     free: list[Tensor] = []

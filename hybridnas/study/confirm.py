@@ -13,9 +13,9 @@ from hybridnas.cost.measure import Cost, timed
 from hybridnas.errors import BudgetError, OutOfTime, TrainingFailed
 from hybridnas.model import HybridNet, build
 from hybridnas.proxy.training import TrainingResult
+from hybridnas.seeds import derive_seed
 from hybridnas.study.loop import Search, over_budget
 from hybridnas.study.records import TrialRecord, front_of, table
-from hybridnas.study.sampler import derive_seed
 
 #: How many designs are confirmed at most, and how many of these are the most accurate: the others are spread over the
 #: rest of the front.

@@ -22,9 +22,10 @@ from hybridnas.errors import BudgetError, CannotRun, OutOfTime, RunError, Traini
 from hybridnas.files import write_atomic
 from hybridnas.model import HybridNet
 from hybridnas.proxy.training import Recipe, Trainer, TrainingResult
+from hybridnas.seeds import derive_seed
 from hybridnas.space import SearchSpace
 from hybridnas.study.records import Status, TrialRecord, front_of, table
-from hybridnas.study.sampler import derive_seed, make_sampler, suggest, to_params
+from hybridnas.study.sampler import make_sampler, suggest, to_params
 
 #: After so many designs that all were over the budget, none of them trained, the budget is taken to be out of reach.
 HOPELESS = 60

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from optuna.samplers import BaseSampler, TPESampler
 
 from hybridnas.architecture import Architecture, Value
+from hybridnas.seeds import derive_seed
 from hybridnas.space import SearchSpace
 
 
@@ -57,12 +57,6 @@ def make_sampler(seed: int, number: int) -> BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # group=True
         return TPESampler(multivariate=True, group=True, n_startup_trials=12, seed=derive_seed(seed, number))
-
-
-def derive_seed(*parts: object) -> int:
-    """A seed in 0..2^31-1 from any values: alike for alike, unrelated for different."""
-    digest = hashlib.sha256(repr(parts).encode()).digest()
-    return int.from_bytes(digest[:4], "big") >> 1
 
 
 def _ordered(values: Sequence[Value]) -> bool:

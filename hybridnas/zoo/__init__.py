@@ -20,7 +20,7 @@ from hybridnas.architecture import Architecture
 from hybridnas.errors import ArchitectureError, ZooError, first_clause
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from hybridnas.model import HybridNet
 
@@ -179,3 +179,12 @@ def pretrained(name: str, file: str | Path | None = None) -> HybridNet:
     except Exception as error:  # whatever the hub's client, the network or torch complain of
         raise ZooError(f"{problem} ({type(error).__name__}: {first_clause(error)}).") from None
     return from_timm(name, theirs).eval()
+
+
+def normalisation(name: str) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel (3,), in 0..255, that timm's weights of a design are meant for."""
+    import timm
+    import torch
+
+    found = timm.get_pretrained_cfg(name)
+    return 255 * torch.tensor(found.mean), 255 * torch.tensor(found.std)

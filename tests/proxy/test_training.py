@@ -86,7 +86,7 @@ def test_a_run_that_cannot_end_in_time_is_given_up_early(trainer: Trainer, archi
 
 
 def test_the_learning_rate_warms_up_and_ends_at_zero() -> None:
-    rates = [training._rate(step, 100, 0.2) for step in range(101)]
+    rates = [training.rate(step, 100, 0.2) for step in range(101)]
     assert rates[:20] == sorted(rates[:20]) and rates[20:] == sorted(rates[20:], reverse=True)
     assert max(rates) == pytest.approx(1, abs=0.05) and rates[100] == pytest.approx(0) and rates[0] < 0.06
     assert rates[60] == pytest.approx(0.5 * (1 + math.cos(math.pi / 2)))
@@ -94,7 +94,7 @@ def test_the_learning_rate_warms_up_and_ends_at_zero() -> None:
 
 def test_norms_biases_and_bias_tables_do_not_decay(trainer: Trainer, architecture: Architecture) -> None:
     model = training.build(architecture, 3)
-    decayed, free = training._parameter_groups(model, 0.05)
+    decayed, free = training.parameter_groups(model, 0.05)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     kept = {names[id(p)] for p in free["params"]}  # type: ignore[attr-defined]
     assert free["weight_decay"] == 0 and decayed["weight_decay"] == 0.05

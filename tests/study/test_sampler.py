@@ -5,8 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
+from hybridnas.seeds import derive_seed
 from hybridnas.space import SearchSpace
-from hybridnas.study.sampler import derive_seed, distribution, make_sampler, suggest, to_params
+from hybridnas.study.sampler import distribution, make_sampler, suggest, to_params
 
 TINY = SearchSpace.load("tiny")
 
