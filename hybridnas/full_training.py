@@ -155,7 +155,7 @@ Weights = dict[str, Tensor]
 
 
 class Start(NamedTuple):
-    """Where a training begins: from scratch where `weights` is None; `design` is the zoo's whose timm weights they are."""
+    """Where a training begins: from scratch if `weights` is None; `design` is the zoo's if they are timm's weights."""
 
     architecture: Architecture
     weights: Weights | None = None
