@@ -1,8 +1,8 @@
-"""Batches from memory: a whole batch is cropped, flipped and normalised at once, on the device."""
+"""Batches from memory: a whole batch is augmented and normalised at once, on the device."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -33,24 +33,18 @@ class Batches:
         return len(self.labels)
 
     def shuffled(
-        self, batch_size: int, generator: torch.Generator, *, shift: int, flip: bool
+        self, batch_size: int, generator: torch.Generator, augment: Callable[[Tensor], Tensor]
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch of whole augmented batches in random order: (B, 3, H, W) float, (B,) int64.
+        """One epoch of whole batches in random order: (B, 3, H, W) float, (B,) int64.
 
-        A part smaller than a batch makes one batch of all its images.
+        A part smaller than a batch makes one batch of all its images. `augment` maps uint8 (B, C, H, W) to the like.
         """
         count = len(self)
         order = torch.randperm(count, generator=generator)
         size = min(batch_size, count)
         for start in range(0, count - size + 1, size):
             chosen = order[start : start + size].to(self.images.device)
-            images = self.images[chosen]
-            if shift:
-                images = random_shift(images, shift, generator)
-            if flip:
-                mirrored = torch.rand(size, generator=generator).to(images.device) < 0.5
-                images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
-            yield self._normal(images), self.labels[chosen]
+            yield self._normal(augment(self.images[chosen])), self.labels[chosen]
 
     def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All images once, in order, as they are."""
@@ -83,14 +77,3 @@ def resize(images: Tensor, size: int) -> Tensor:
         top, left = (target[0] - size) // 2, (target[1] - size) // 2
         images = images[:, :, top : top + size, left : left + size]
     return images.contiguous()
-
-
-def random_shift(images: Tensor, limit: int, generator: torch.Generator) -> Tensor:
-    """Shift each image of (B, C, H, W) by up to `limit` pixels each way; what comes in repeats the border."""
-    B, C, H, W = images.shape  # noqa: N806
-    offsets = torch.randint(-limit, limit + 1, (2, B, 1), generator=generator).to(images.device)
-    rows = (torch.arange(H, device=images.device) + offsets[0]).clamp_(0, H - 1)  # (B, H)
-    columns = (torch.arange(W, device=images.device) + offsets[1]).clamp_(0, W - 1)  # (B, W)
-    batch = torch.arange(B, device=images.device).view(B, 1, 1)
-    # Advanced indices around the channel slice put the channels last.
-    return images[batch, :, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)

@@ -13,8 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+from torchvision.transforms import v2
 
 from hybridnas.architecture import Architecture
 from hybridnas.data.batches import Batches, channel_statistics
@@ -25,6 +27,8 @@ from hybridnas.model import HybridNet, build
 
 #: All cores train where a step takes less than this share of what one core needs.
 WORTH = 0.9
+#: A loss over so many times that of guessing, for so many steps, does not come back.
+LOST, LOST_STEPS = 10.0, 5
 #: Epochs of a run where nothing else is asked for.
 DEFAULT_EPOCHS = 2
 
@@ -40,8 +44,9 @@ class Recipe:
     warm_up: float = 0.2  # share of all steps
     label_smoothing: float = 0.1
     clip_norm: float = 1.0
-    shift: float = 1 / 16  # of the image size, the largest random shift
+    shift: float = 1 / 16  # of the image size, the largest random shift; one for all images of a batch
     flip: bool = False
+    ema_decay: float = 0.0  # of the average of the weights, in the end; 0 keeps none
 
 
 @dataclass(frozen=True)
@@ -128,7 +133,7 @@ class Trainer:
             on_step: Called with the share done, 0..1, after each step.
 
         Raises:
-            TrainingFailed: the loss is no longer finite, or memory ran out.
+            TrainingFailed: the loss is no longer finite, stays far above that of guessing, or memory ran out.
             OutOfTime: the run would take longer than `seconds_left`.
         """
         torch.set_num_threads(self.threads)
@@ -166,13 +171,16 @@ class Trainer:
         dtype = autocast_dtype(self.device)
         autocast = torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
         scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
-        shift = round(recipe.shift * architecture.image_size)
+        ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
+        augment = augmentation(recipe, architecture.image_size)
+        trained: HybridNet = model if ema is None else ema.module
         accuracies: list[float] = []
-        step = 0
+        guessing = math.log(self.dataset.num_classes)
+        step = lost = 0
         steady = start
         for _ in range(recipe.epochs):
             model.train()
-            for x, labels in images.shuffled(recipe.batch_size, order, shift=shift, flip=recipe.flip):
+            for x, labels in images.shuffled(recipe.batch_size, order, augment):
                 with self.lock.shared():  # a timer of any process gets the device between two steps
                     with autocast:
                         loss = F.cross_entropy(model(x), labels, label_smoothing=recipe.label_smoothing)
@@ -183,10 +191,13 @@ class Trainer:
                     scaler.step(optimizer)
                     scaler.update()
                     schedule.step()
+                    if ema is not None:
+                        ema.update(model, step=step)
                     value = loss.item()  # waits for the device
                 step += 1
-                if not math.isfinite(value):
-                    raise TrainingFailed(f"diverged: the loss is {value} at step {step} of {total}")
+                lost = lost + 1 if value > LOST * guessing else 0
+                if not math.isfinite(value) or lost == LOST_STEPS:
+                    raise TrainingFailed(f"diverged: the loss is {value:.3g} at step {step} of {total}")
                 now = time.perf_counter()
                 if step == 2:  # the first steps pay for allocation and kernel selection
                     steady = now
@@ -195,8 +206,8 @@ class Trainer:
                     if expected > seconds_left * 1.1:
                         raise OutOfTime(f"would take {expected:.0f} s, {seconds_left:.0f} s are left")
                 on_step(step / total)
-            accuracies.append(self.evaluate(model, "validation"))
-        return TrainingResult(model, tuple(accuracies), time.perf_counter() - start)
+            accuracies.append(self.evaluate(trained, "validation"))
+        return TrainingResult(trained, tuple(accuracies), time.perf_counter() - start)
 
     def evaluate(self, model: HybridNet, part: str) -> float:
         """Accuracy of `model`, 0..1, on a part of the data: balanced where the classes are not (`is_balanced`)."""
@@ -213,6 +224,14 @@ class Trainer:
         present, labels = batches.labels.cpu().unique(return_inverse=True)
         hits = torch.zeros(len(present), dtype=torch.double).index_add_(0, labels, right)
         return float((hits / labels.bincount()).mean())
+
+
+def augmentation(recipe: Recipe, image_size: int) -> v2.Transform:
+    """What happens to a batch of uint8 images (B, C, H, W): a shift, whose gaps repeat the border, and a mirror."""
+    shift = round(recipe.shift * image_size)
+    steps: list[nn.Module] = [v2.RandomCrop(image_size, padding=shift, padding_mode="edge")] if shift else []
+    steps += [v2.RandomHorizontalFlip()] if recipe.flip else []
+    return v2.Compose(steps or [v2.Identity()])
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:

@@ -135,3 +135,36 @@ def test_threads_are_tried_and_put_back(monkeypatch: pytest.MonkeyPatch) -> None
         torch.set_num_threads(1)
         assert training.quickest_num_threads(2, 16, 8) == expected
         assert torch.get_num_threads() == 1
+
+
+def test_batches_are_shifted_and_mirrored_and_nothing_else() -> None:
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (6, 3, 8, 8), dtype=np.uint8))
+    padded = torch.nn.functional.pad(images.float(), (2, 2, 2, 2), mode="replicate").byte()
+    for flip in (False, True):
+        augment = training.augmentation(Recipe(1, shift=0.25, flip=flip), 8)
+        torch.manual_seed(0)
+        found = set()
+        for _ in range(150):
+            moved = augment(images)
+            found |= {
+                (y, x, mirrored)
+                for y in range(5)
+                for x in range(5)
+                for mirrored in (False, True)
+                if torch.equal(moved.flip(3) if mirrored else moved, padded[:, :, y : y + 8, x : x + 8])
+            }
+        assert {(y, x) for y, x, _ in found} == {(y, x) for y in range(5) for x in range(5)}
+        assert {mirrored for *_, mirrored in found} == {False, flip}
+    assert torch.equal(training.augmentation(Recipe(1, shift=0.0), 8)(images), images)
+
+
+def test_a_loss_that_stays_far_above_guessing_is_a_failure(trainer: Trainer, architecture: Architecture) -> None:
+    with pytest.raises(TrainingFailed, match=r"diverged: the loss is [\d.e+]+ at step \d+ of 120"):
+        trainer.train(architecture, replace(RECIPE, epochs=20, learning_rate=300.0, clip_norm=1e9), seed=0)
+
+
+def test_averaged_weights_are_evaluated(trainer: Trainer, architecture: Architecture) -> None:
+    plain, averaged = (trainer.train(architecture, replace(RECIPE, ema_decay=decay), seed=1) for decay in (0.0, 0.99))
+    pairs = zip(plain.model.parameters(), averaged.model.parameters(), strict=True)
+    assert not any(torch.equal(own, mean) for own, mean in pairs if own.ndim > 1)
+    assert averaged.accuracy > 0.6
