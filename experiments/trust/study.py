@@ -1,0 +1,259 @@
+"""How well short trainings put networks of equal latency in the order of long ones, and what buys that the cheapest.
+
+    python experiments/trust/study.py sample                       # once: 40 random networks of `tiny`, timed
+    python experiments/trust/study.py train DATA [VARIANT ...]     # goes on where it stopped; several may run at once
+    python experiments/trust/study.py report DATA
+
+DATA is `synthetic` (the embedded default) or a path of Fashion-MNIST's npz, of which 20,000 images are trained on. The
+reference trains five times the epochs of the default with several seeds. A variant changes one thing of the default.
+"""
+
+import argparse
+import csv
+import json
+import random
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from hybridnas import Architecture, SearchSpace, build
+from hybridnas.cost import count_macs
+from hybridnas.cost.latency import Timer
+from hybridnas.data.loading import Loading
+from hybridnas.data.sources import open_source
+from hybridnas.model import num_params
+from hybridnas.proxy.training import Recipe, Trainer
+from hybridnas.proxy.trust import Estimate, compare
+from hybridnas.trusting import attention_share, spread_sample
+
+HERE = Path(__file__).parent
+NETWORKS = HERE / "networks.csv"
+NUM_DRAWN, NUM_NETWORKS = 200, 40
+#: Slower networks, which have 36 blocks in a stage, take hours to train here.
+MOST_MS = 20.0
+#: On Fashion-MNIST, where a training takes four times as long: the quicker ones.
+MOST_MS_FASHION = 10.0
+#: Seeds of the reference and the default; the variants get one.
+NUM_SEEDS = 2
+EPOCHS = 2
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a training changes of the default, and how many images it trains on."""
+
+    changes: dict = field(default_factory=dict)
+    images: int | None = None
+
+
+@dataclass(frozen=True)
+class Data:
+    """Images that the default trains on, and the reference."""
+
+    images: int
+    reference: Variant
+    most_ms: float
+
+
+EMBEDDED = Data(1600, Variant({"epochs": 5 * EPOCHS}), MOST_MS)
+FASHION = Data(4000, Variant({"epochs": 3}, 20_000), MOST_MS_FASHION)
+
+VARIANTS = {
+    "default": Variant(),
+    "1 epoch": Variant({"epochs": 1}),
+    "3 epochs": Variant({"epochs": 3}),
+    "4 epochs of half": Variant({"epochs": 4}, 800),
+    "batch 16": Variant({"batch_size": 16}),
+    "batch 64": Variant({"batch_size": 64}),
+    "rate / 2": Variant({"learning_rate": 1.5e-3}),
+    "rate x 2": Variant({"learning_rate": 6e-3}),
+    "no smoothing": Variant({"label_smoothing": 0.0}),
+    "no shift": Variant({"shift": 0.0}),
+    "warm-up 5 %": Variant({"warm_up": 0.05}),
+    "averaged weights": Variant({"ema_decay": 0.99}),
+    "24 px": Variant({"image_size": 24}),
+}
+
+
+def sample() -> None:
+    space, generator = SearchSpace.load("tiny"), random.Random(2024)
+    timer = Timer("cpu", threads=1)
+    rows: dict[str, dict] = {}
+    while len(rows) < NUM_DRAWN:
+        network = space.sample(lambda _, values: generator.choice(values))
+        module = build(network, 16).deploy()
+        rows[network.key] = {
+            "number": len(rows),
+            "key": network.key,
+            "status": "complete",
+            "worst_latency": round(timer.measure(module, network.image_size, seconds=0.3).p50, 4),
+            "macs": count_macs(module, network.image_size),
+            "params": num_params(module),
+            "attention": round(attention_share(network), 3),
+            "families": network.families,
+            "architecture": network.to_json(indent=None),
+        }
+    chosen = spread_sample(pd.DataFrame(rows.values()), NUM_NETWORKS)
+    chosen = chosen[chosen.worst_latency <= MOST_MS]
+    chosen.drop(columns=["status"]).to_csv(NETWORKS, index=False)
+
+
+def load(data: str) -> tuple[str, Data]:
+    """A short name, and what trains how on it."""
+    return ("synthetic", EMBEDDED) if data == "synthetic" else (Path(data).stem, FASHION)
+
+
+def train(data: str, variants: list[str]) -> None:
+    name, sizes = load(data)
+    file = HERE / f"trained_{name}.csv"
+    if not file.exists():
+        file.write_text("number,variant,seed,accuracies,seconds\n")
+    networks = pd.read_csv(NETWORKS)
+    networks = networks[networks.worst_latency <= sizes.most_ms]
+    torch.set_num_threads(1)
+    trainers: dict[int, Trainer] = {}
+    for name_of in variants or ["reference", *VARIANTS]:
+        variant = sizes.reference if name_of == "reference" else VARIANTS[name_of]
+        images = variant.images or sizes.images
+        if images not in trainers:
+            trainers[images] = make_trainer(data, images)
+        changes = dict(variant.changes)
+        size = changes.pop("image_size", None)
+        recipe = replace(Recipe(epochs=EPOCHS), **changes)
+        for seed in range(NUM_SEEDS if name_of in ("reference", "default") else 1):
+            for row in networks.itertuples():
+                claim = HERE / "claims" / f"{name} {row.number} {name_of} {seed}".replace("/", "_")
+                if done(file, row.number, name_of, seed) or not claimed(claim):
+                    continue
+                network = Architecture.from_json(row.architecture)
+                if size:
+                    network = replace(network, image_size=size)
+                start = time.perf_counter()
+                result = trainers[images].train(network, recipe, seed=1000 * row.number + seed + seed_of(name_of))
+                seconds = time.perf_counter() - start
+                with file.open("a", newline="") as out:
+                    accuracies = " ".join(f"{accuracy:.4f}" for accuracy in result.accuracies)
+                    csv.writer(out).writerow([row.number, name_of, seed, accuracies, round(seconds, 2)])
+        print(f"{time.strftime('%H:%M:%S')} {name_of}", flush=True)
+
+
+def make_trainer(data: str, images: int) -> Trainer:
+    """With the same validation images whatever the number to train on."""
+    dataset = open_source(data).load(Loading(32, max_train=20_000))
+    part = replace(dataset.train, images=dataset.train.images[:images], labels=dataset.train.labels[:images])
+    return Trainer(replace(dataset, train=part), torch.device("cpu"), threads=1)
+
+
+def seed_of(variant: str) -> int:
+    """No variant is seen from the reference's seeds."""
+    return 500 if variant == "reference" else 0
+
+
+def done(file: Path, number: int, variant: str, seed: int) -> bool:
+    return f"\n{number},{variant},{seed}," in file.read_text()
+
+
+def claimed(path: Path) -> bool:
+    """Whether this process is the first to want a training; remove the folder of claims before starting again."""
+    path.parent.mkdir(exist_ok=True)
+    try:
+        path.touch(exist_ok=False)
+        return True
+    except FileExistsError:
+        return False
+
+
+def report(data: str) -> None:
+    name, _ = load(data)
+    trained = pd.read_csv(HERE / f"trained_{name}.csv")
+    networks = pd.read_csv(NETWORKS).set_index("number")
+    trained["accuracy"] = trained.accuracies.str.split().str[-1].astype(float)
+    table = trained.pivot_table(index="number", columns=["variant", "seed"], values="accuracy")
+    seconds = trained.groupby("variant").seconds.mean()
+    whole = table["reference"].dropna()
+    print(f"{len(whole)} networks; reference {whole.mean().mean():.3f} on average, {seconds['reference']:.1f} s each")
+    proxies = {
+        variant: [table[variant][seed].dropna() for seed in table[variant]] for variant in VARIANTS if variant in table
+    }
+    proxies |= derived(trained, networks)
+    lines = []
+    for variant, scores in proxies.items():
+        found = []
+        for score in scores:
+            both = score.index.intersection(whole.index)
+            if len(both) < 0.9 * len(whole):
+                continue
+            about = networks.loc[both]
+            found.append(
+                compare(
+                    score[both].tolist(),
+                    whole.loc[both].to_numpy().tolist(),
+                    about.worst_latency.tolist(),
+                    about.macs.tolist(),
+                    about.params.tolist(),
+                    about.attention.tolist(),
+                )
+            )
+        if not found:
+            continue
+        if not lines:
+            one = found[0]
+            print(
+                f"{one.num_pairs} pairs of equal latency that differ; ceiling {one.ceiling}, "
+                f"more MACs {one.more_macs}, more parameters {one.more_params}"
+            )
+        lines.append(
+            {
+                "variant": variant,
+                "pairwise accuracy": mean([each.accuracy for each in found]),
+                "Kendall's tau": mean([each.tau for each in found]),
+                "attention's gain": mean([each.bias for each in found]),
+                "seeds": len(found),
+                "share of the reference's seconds": round(
+                    seconds.get(variant, seconds["default"]) / seconds["reference"], 3
+                ),
+            }
+        )
+    print(pd.DataFrame(lines).to_markdown(index=False) if lines else "nothing to compare")
+    (HERE / f"report_{name}.json").write_text(json.dumps(lines, indent=1))
+
+
+def derived(trained: pd.DataFrame, networks: pd.DataFrame) -> dict[str, list[pd.Series]]:
+    """Proxies that follow from the default's trainings and from scores that need none (zero_cost.py)."""
+    zero = pd.read_csv(HERE / "zero_cost.csv").set_index("number")
+    found: dict[str, list[pd.Series]] = {}
+    default = trained[trained.variant == "default"]
+    for _, rows in default.groupby("seed"):
+        epochs = rows.set_index("number").accuracies.str.split(expand=True).astype(float)
+        last = epochs[EPOCHS - 1]
+        found.setdefault("slope on to twice the epochs", []).append(last + (last - epochs[EPOCHS - 2]))
+        for name in zero:
+            both = last.rank() + 0.25 * zero[name].rank()[last.index]
+            found.setdefault(f"default, and a quarter of {name}", []).append(both)
+    return found | {f"{name} alone": [zero[name]] for name in zero}
+
+
+def mean(estimates: list[Estimate]) -> str:
+    return str(Estimate(*(float(np.mean([getattr(e, part) for e in estimates])) for part in ("value", "low", "high"))))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=["sample", "train", "report"])
+    parser.add_argument("data", nargs="?", default="synthetic")
+    parser.add_argument("variants", nargs="*")
+    arguments = parser.parse_args()
+    if arguments.what == "sample":
+        sample()
+    elif arguments.what == "train":
+        train(arguments.data, arguments.variants)
+    else:
+        report(arguments.data)
+
+
+if __name__ == "__main__":
+    main()
