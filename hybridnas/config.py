@@ -138,8 +138,8 @@ class TrainConfig(Settings):
 
     ARGUMENTS = {"architecture": "ARCH"}
 
-    architecture: str = ""  # with --resume, the run's
-    data: str = "synthetic"
+    architecture: str = ""  # with --resume, the training's
+    data: str | None = None  # a run's own, or the embedded images
     epochs: Count = 30
     pretrained: str | None = None
     freeze_backbone: bool = False

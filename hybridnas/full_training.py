@@ -26,7 +26,7 @@ from hybridnas.config import TrainConfig
 from hybridnas.cost.latency import available_cores
 from hybridnas.cost.targets import best_device, local_device
 from hybridnas.data.loading import Loading
-from hybridnas.data.sources import open_source
+from hybridnas.data.sources import SYNTHETIC, open_source
 from hybridnas.errors import ConfigError, RunError, TrainingFailed, first_clause
 from hybridnas.export.bundle import export_bundle
 from hybridnas.files import write_atomic
@@ -37,7 +37,7 @@ from hybridnas.report.progress import say, telling
 from hybridnas.study.run import Run
 
 FOLDER = Path("trainings")
-WEIGHTS = "weights.safetensors"
+CHECKPOINT, DESIGN, WEIGHTS = "checkpoint.pt", "architecture.json", "weights.safetensors"
 ALL = 10**9
 #: From so many epochs on, strong augmentation is the default.
 LONG = 50
@@ -79,33 +79,33 @@ def train_model(config: TrainConfig, *, resume: bool = False, console: Console |
     """
     console = console or Console(quiet=True)
     config, folder = _open(config, resume=resume)
-    architecture, weights, design = _start(config)
-    if config.image_size:
-        architecture = replace(architecture, image_size=config.image_size)
+    goes_on = (folder / CHECKPOINT).is_file()
+    architecture, weights, design = Start(zoo.read(str(folder / DESIGN))) if goes_on else _start(config)
     device = local_device(str(config.device))
     with telling(console) as tell:
         images = config.train_images or ALL
         loading = Loading(architecture.image_size, config.seed, images, config.max_bad, tell)
-        dataset = open_source(config.data).load(loading)
+        dataset = open_source(str(config.data)).load(loading)
     for note in dataset.notes:
         say(console, note)
     threads = quickest_num_threads(available_cores(), architecture.image_size, config.batch_size)
     trainer = Trainer(dataset, device, threads=threads)
-    if design:  # its weights have seen images normalised so
-        trainer.mean, trainer.std = zoo.normalisation(design)
+    log = Log(folder, dataset.fingerprint())
+    state = log.read(architecture) if goes_on else {}
+    if state or design:  # weights go on to see images normalised as those that they were trained on
+        trainer.mean, trainer.std = (state["mean"], state["std"]) if state else zoo.normalisation(str(design))
     torch.manual_seed(config.seed)
-    recipe = _recipe(config, from_weights=weights is not None)
+    recipe = _recipe(config)
     model = build(architecture, dataset.num_classes, drop_path_rate=recipe.augmentation.drop_path)
     if weights is not None:
         start_from(model, weights)
     training = FullTraining(model, trainer, recipe, seed=config.seed, num_loaders=config.loaders or 0)
-    log = Log(folder, dataset.fingerprint())
-    if resume:
-        log.restore(training)
-    else:
+    if state:
+        training.load_state(state["training"])
+    elif not resume:
         write_atomic(folder / "config.json", config.model_copy(update={"out": None}).model_dump_json(indent=2))
-        write_atomic(folder / "architecture.json", architecture.to_json())
-    _tell_beginning(console, config, training, weights)
+        write_atomic(folder / DESIGN, architecture.to_json())
+    _tell_beginning(console, config, training)
     _train(training, log, partial(say, console), console)
     return _finish(training, log, trainer, console)
 
@@ -118,7 +118,10 @@ def _open(config: TrainConfig, *, resume: bool) -> tuple[TrainConfig, Path]:
         device = config.device or best_device()
         loaders = 0 if device == "cpu" else min(MAX_LOADERS, available_cores())  # on a CPU all cores train
         loaders = loaders if config.loaders is None else config.loaders
-        return config.model_copy(update={"device": device, "loaders": loaders}), folder
+        data = config.data or (
+            Run.load(config.architecture).config.data if Path(config.architecture).is_dir() else SYNTHETIC
+        )
+        return config.model_copy(update={"data": data, "device": device, "loaders": loaders}), folder
     folder = config.out or _newest()
     path = folder / "config.json"
     try:
@@ -138,9 +141,9 @@ def _newest() -> Path:
     return found[-1].parent
 
 
-def _recipe(config: TrainConfig, *, from_weights: bool) -> FullRecipe:
+def _recipe(config: TrainConfig) -> FullRecipe:
     augment = config.augment or ("strong" if config.epochs >= LONG and not config.freeze_backbone else "light")
-    usual = HEAD_RATE if config.freeze_backbone else FINE_TUNING_RATE if from_weights else LEARNING_RATE
+    usual = HEAD_RATE if config.freeze_backbone else FINE_TUNING_RATE if config.pretrained else LEARNING_RATE
     return FullRecipe(
         epochs=config.epochs,
         batch_size=config.batch_size,
@@ -164,6 +167,12 @@ class Start(NamedTuple):
 
 def _start(config: TrainConfig) -> Start:
     """What ARCH names, with the weights asked for; to freeze a backbone, without asking, the design's own."""
+    found = _named(config)
+    size = config.image_size or found.architecture.image_size
+    return found._replace(architecture=replace(found.architecture, image_size=size))
+
+
+def _named(config: TrainConfig) -> Start:
     name = config.architecture
     if Path(name).is_dir():
         run = Run.load(name)
@@ -254,34 +263,34 @@ class Log:
             self.best = {key: value.detach().cpu().clone() for key, value in training.averaged.state_dict().items()}
         state = {
             "data": self.data,
+            "mean": training.trainer.mean,
+            "std": training.trainer.std,
             "epochs": [asdict(each) for each in self.epochs],
             "best": self.best,
             "training": training.state(),
         }
-        write_atomic(self.folder / "checkpoint.pt", partial(torch.save, state))
+        write_atomic(self.folder / CHECKPOINT, partial(torch.save, state))
         write_atomic(self.folder / "metrics.csv", self.metrics().to_csv(index=False))
 
-    def restore(self, training: FullTraining) -> None:
-        """Go on behind the last epoch that was kept; with none, begin.
+    def read(self, architecture: Architecture) -> dict[str, Any]:
+        """The checkpoint.
 
         Raises:
-            RunError: the checkpoint is damaged, of another architecture, or was trained on other data.
+            RunError: it is damaged, of another architecture, or was trained on other data.
         """
-        path = self.folder / "checkpoint.pt"
-        if not path.is_file():
-            return
-        key = training.model.architecture.key
+        path = self.folder / CHECKPOINT
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            if state["training"]["key"] != key:
-                raise RunError(f"{path} is of another architecture than {self.folder / 'config.json'} names.")
-            if state["data"] != self.data:
-                raise RunError(f"--data is not what it was when {self.folder} began; put it back to go on.")
-            training.load_state(state["training"])
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             self.epochs = [Epoch(**each) for each in state["epochs"]]
             self.best = state["best"]
+            key, data, _, _ = state["training"]["key"], state["data"], state["mean"], state["std"]
         except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
             raise RunError(f"{path} is damaged ({first_clause(error)}); remove it to begin anew.") from None
+        if key != architecture.key:
+            raise RunError(f"{path} is of another architecture than {self.folder / DESIGN}.")
+        if data != self.data:
+            raise RunError(f"--data is not what it was when {self.folder} began; put it back to go on.")
+        return state
 
     def metrics(self) -> pd.DataFrame:
         """One row an epoch."""
@@ -289,14 +298,14 @@ class Log:
         return pd.DataFrame(rows).rename(columns={"number": "epoch", "accuracy": "validation_accuracy"})
 
 
-def _tell_beginning(console: Console, config: TrainConfig, training: FullTraining, weights: Weights | None) -> None:
+def _tell_beginning(console: Console, config: TrainConfig, training: FullTraining) -> None:
     dataset, model = training.trainer.dataset, training.model
     learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     lines = [
         f"data   {dataset.name}: {len(dataset.train)} train, {len(dataset.validation)} validation, "
         f"{len(dataset.test)} test images, {dataset.num_classes} classes",
         f"model  {model.architecture.families} {model.architecture.image_size} px, {learning / 1e6:.3g} M parameters "
-        f"learn, {'from weights' if weights is not None else 'from scratch'}",
+        f"learn, from {'weights' if config.pretrained or config.freeze_backbone else 'scratch'}",
         f"train  {config.epochs} epochs of {training.steps} steps of {training.batch_size}, learning rate "
         f"{training.recipe.learning_rate:g}, on {training.trainer.device}",
     ]

@@ -24,7 +24,9 @@ def train(
         str | None,
         typer.Argument(metavar="ARCH", help="A run folder, an architecture.json, or a design of the zoo."),
     ] = None,
-    data: Annotated[str | None, _option(help="As of search. Default: embedded images.", panel=DATA)] = None,
+    data: Annotated[
+        str | None, _option(help="As of search. Default: a run's own, else embedded images.", panel=DATA)
+    ] = None,
     epochs: Annotated[int | None, _option(help="Default: 30.", panel=RECIPE)] = None,
     pretrained: Annotated[
         str | None,

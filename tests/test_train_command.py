@@ -124,8 +124,8 @@ def test_a_run_is_trained_on(train, space_file, npz_file, tmp_path):
         space=str(space_file), data=str(npz_file), epochs=1, trials=2, threads=1, out=tmp_path / "searched"
     )
     run = run_search(config)
-    code, _, _ = train("--epochs", 1, "--freeze-backbone", what=tmp_path / "searched")
-    assert code == 0
+    code, out, _ = train("--epochs", 1, "--freeze-backbone", what=tmp_path / "searched", data=None)
+    assert code == 0 and "bands" in out  # the run's data
     written = _read(tmp_path / "out" / "best" / "architecture.json")
     assert written.key == run.best.key
     assert train("--epochs", 1, what=tmp_path / "searched", out="scratch")[0] == 0
@@ -218,6 +218,9 @@ def test_what_a_resumed_training_refuses(train, design, npz_file, tmp_path):
     assert code == 2 and "--epochs was 1 in this run and cannot become 5: --resume may change nothing" in err
     code, _, err = train("--resume", what=design.parent / "other.json")
     assert code == 2 and err.startswith("hybridnas: ARCH was ")
+    design.rename(design.with_suffix(".away"))  # the folder has its own
+    assert train("--resume", what=None, data=None)[0] == 0
+    design.with_suffix(".away").rename(design)
 
     kept = (folder / "checkpoint.pt").read_bytes()
     assert train("--epochs", 1, what=design.parent / "other.json", out="another")[0] == 0
