@@ -101,6 +101,7 @@ class SearchConfig(Settings):
     train_images: Count = 4000
     max_bad: Annotated[int, Field(ge=0)] = 10
     flip: bool = False
+    sampler: Literal["tpe", "gp", "nsga2", "random", "cost-aware"] = "tpe"
     device: str | None = None
     target: str | tuple[str, ...] | None = None
     runtime: str = "torch"

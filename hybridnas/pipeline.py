@@ -112,7 +112,9 @@ def run_search(
 
     with closing(table), SearchDisplay(console, config, started) as display:
         costing = Costing(timers, dataset.num_classes, table)
-        search = Search(folder, space, budget, costing, trainer, recipe, config.seed, display.update, designs)
+        search = Search(
+            folder, space, budget, costing, trainer, recipe, config.seed, display.update, designs, config.sampler
+        )
         before = len(search.records)
         with _drawn_if_stopped(folder):
             search.run(trials=config.trials, seconds_left=lambda: end - reserve - time.monotonic())

@@ -60,6 +60,9 @@ def search(
     resume: Annotated[
         bool, _option("--resume", help="Go on with a run; only --trials and --time may change.", panel=RUN)
     ] = False,
+    sampler: Annotated[
+        str | None, _option(help="What proposes: tpe, gp, nsga2, random or cost-aware. Default: tpe.", panel=RUN)
+    ] = None,
     epochs: Annotated[int | None, _option(help="Of each short training.", panel=TRAINING)] = None,
     batch_size: Annotated[int | None, _option(help="Images a training step.", panel=TRAINING)] = None,
     image_size: Annotated[

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from hybridnas.architecture import Architecture
 from hybridnas.cost.latency import Latency, Timer
+from hybridnas.cost.parts import parts_of
 from hybridnas.cost.predict import Counter, Predictor
 from hybridnas.cost.table import Table
 
@@ -139,6 +140,16 @@ class Costing:
                 machine=timer.fingerprint,
             )
             for timer in self.timers
+        )
+
+    def foresee(self, architecture: Architecture) -> tuple[Cost, ...] | None:
+        """What the table alone knows: counts and predictions; None where it lacks a part. Nothing is built or timed."""
+        parts = [part for part, _ in parts_of(architecture, self.counter.num_classes)]
+        if self.counter.lacking(parts) or any(predictor.missing([architecture]) for predictor in self.predictors):
+            return None
+        return tuple(
+            replace(cost, predicted_ms=predictor.predict(architecture).ms)
+            for cost, predictor in zip(self.count(architecture), self.predictors, strict=True)
         )
 
     def assess(self, architecture: Architecture, budget: Budget) -> tuple[Cost, ...]:

@@ -10,10 +10,11 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import optuna
-from optuna.samplers import RandomSampler
+from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from hybridnas.architecture import Architecture
@@ -35,6 +36,7 @@ EXHAUSTED = 100
 STUBBORN = 3
 
 RECORD = "record"
+COST_AWARE = "cost-aware"
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -61,6 +63,8 @@ class Search:
         recipe: How.
         seed: Of proposals and trainings.
         report: Called as the search goes.
+        designs: Published designs to try first, by name.
+        sampler: `cost-aware`, or a name that `make_sampler` knows.
     """
 
     folder: Path
@@ -72,6 +76,7 @@ class Search:
     seed: int
     report: Callable[[Progress], None] = lambda progress: None
     designs: Mapping[str, Architecture] = field(default_factory=dict)
+    sampler: str = "tpe"
     records: list[TrialRecord] = field(default_factory=list)
     _known: dict[str, TrialRecord] = field(default_factory=dict)
 
@@ -115,6 +120,12 @@ class Search:
         if not any(record.status in ("complete", "failed") for record in self.records) and self.records:
             raise self._over_budget()
 
+    @cached_property
+    def _cost_aware(self) -> BaseSampler:
+        from hybridnas.study.cost_aware import CostAwareSampler  # scikit-learn takes two seconds
+
+        return CostAwareSampler(self.space, self.records, self.budget, self.costing.foresee, self.seed)
+
     @property
     def num_trained(self) -> int:
         """Trials that were trained, whether or not that went well."""
@@ -127,9 +138,11 @@ class Search:
     def _ask(self, *, stubborn: bool) -> tuple[optuna.Trial, Architecture]:
         number = len(self.study.get_trials(deepcopy=False))
         if stubborn:
-            self.study.sampler = RandomSampler(seed=derive_seed(self.seed, number))
+            self.study.sampler = make_sampler("random", self.seed, number)
+        elif self.sampler == COST_AWARE:
+            self.study.sampler = self._cost_aware
         else:
-            self.study.sampler = make_sampler(self.seed, number)
+            self.study.sampler = make_sampler(self.sampler, self.seed, number)
         trial = self.study.ask()
         return trial, suggest(trial, self.space)
 

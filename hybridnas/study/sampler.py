@@ -8,11 +8,14 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
-from optuna.samplers import BaseSampler, TPESampler
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 
 from hybridnas.architecture import Architecture, Value
 from hybridnas.seeds import derive_seed
 from hybridnas.space import SearchSpace
+
+#: Random designs before a sampler learns, and the designs of a generation.
+NUM_STARTUP, POPULATION = 12, 20
 
 
 def distribution(values: Sequence[Value]) -> BaseDistribution:
@@ -43,20 +46,40 @@ def to_params(space: SearchSpace, chosen: Mapping[str, Value]) -> dict[str, Any]
     params: dict[str, Any] = {}
 
     def choose(name: str, values: Sequence[Any]) -> Any:
-        value = chosen[name]
-        by_value = not _ordered(values) or _even_step(sorted(values))
-        params[name] = value if by_value else sorted(values).index(value)
-        return value
+        params[name] = stored(values, chosen[name])
+        return chosen[name]
 
     space.sample(choose)
     return params
 
 
-def make_sampler(seed: int, number: int) -> BaseSampler:
-    """Multivariate grouped TPE, seeded for trial `number` alone: a resumed search goes on as if never stopped."""
+def stored(values: Sequence[Any], value: Any) -> Any:
+    """What Optuna stores where `value` is chosen of `values` (see `distribution`)."""
+    return value if not _ordered(values) or _even_step(sorted(values)) else sorted(values).index(value)
+
+
+def make_sampler(name: str, seed: int, number: int) -> BaseSampler:
+    """One of Optuna's, seeded for trial `number` alone: a resumed search goes on as if never stopped.
+
+    Args:
+        name: `tpe`: multivariate and grouped; `gp`: a Gaussian process over what all designs choose, TPE for the rest;
+            `nsga2`; `random`.
+        seed: The run's.
+        number: The trial's.
+    """
+    own = derive_seed(seed, number)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # group=True
-        return TPESampler(multivariate=True, group=True, n_startup_trials=12, seed=derive_seed(seed, number))
+        if name == "nsga2":
+            return NSGAIISampler(population_size=POPULATION, seed=own)
+        if name == "random":
+            return RandomSampler(seed=own)
+        tpe = TPESampler(multivariate=True, group=True, n_startup_trials=NUM_STARTUP, seed=own)
+        if name == "gp":
+            return GPSampler(
+                seed=own, independent_sampler=tpe, n_startup_trials=NUM_STARTUP, warn_independent_sampling=False
+            )
+        return tpe
 
 
 def _ordered(values: Sequence[Value]) -> bool:

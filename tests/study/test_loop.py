@@ -327,3 +327,17 @@ def test_what_the_table_shows_to_be_over_the_budget_is_not_timed(make_search: Ma
     assert timer.networks == 9 and cost.latency_ms_p50 == slowest.cost.latency_ms_p50
     assert Budget(ms=1.02 * slowest.cost.latency_ms_p50).excess([cost]) > 0  # within, but not by the margin
     assert Budget(ms=1.04 * slowest.cost.latency_ms_p50).excess([cost]) < 0
+
+
+@pytest.mark.parametrize("sampler", ["gp", "nsga2", "random", "cost-aware"])
+def test_every_sampler_proposes_designs_and_goes_on(make_search: MakeSearch, sampler: str) -> None:
+    whole = make_search(folder="whole")
+    parts = make_search(folder="parts")
+    whole.sampler = parts.sampler = sampler
+    whole.run(trials=14, seconds_left=forever)
+    parts.run(trials=12, seconds_left=forever)
+    later = make_search(folder="parts")
+    later.sampler, later.costing = sampler, parts.costing  # the table outlives a process
+    later.run(trials=14, seconds_left=forever)
+    assert [r.architecture.key for r in later.records] == [r.architecture.key for r in whole.records]
+    assert len({record.architecture.key for record in whole.records}) == 14

@@ -34,7 +34,7 @@ def test_one_study_takes_every_sample_without_a_changed_choice() -> None:
     """Optuna refuses a name whose choices change; 40 trials, ten of them after the start-up of TPE."""
     study = optuna.create_study(directions=["maximize", "minimize"])
     for number in range(40):
-        study.sampler = make_sampler(0, number)
+        study.sampler = make_sampler("tpe", 0, number)
         trial = study.ask()
         architecture = suggest(trial, TINY)
         study.tell(trial, [len(architecture.layout), architecture.stages[0].width])

@@ -1,0 +1,343 @@
+"""A sampler that knows what designs cost, and learns only how accurate they are.
+
+Ordinary samplers learn both objectives from the trials. Here what the table knows is asked of it, and what it lacks is
+learnt from all that was costed, trained or not. So a proposal is the design, of thousands, whose accuracy, uncertain as
+it is, promises the largest gain in hypervolume at its cost: for a known cost that expectation has a closed form.
+"""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+from scipy.stats import norm
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+from hybridnas.architecture import Architecture, Value
+from hybridnas.cost.measure import Budget, Cost
+from hybridnas.pareto import front
+from hybridnas.seeds import derive_seed
+from hybridnas.space import SearchSpace
+from hybridnas.study.records import TrialRecord
+from hybridnas.study.sampler import stored, to_params
+
+Floats = NDArray[np.float64]
+#: Choices as Optuna stores them, by name.
+Params = dict[str, Any]
+
+#: Trained designs before accuracies are modelled, and costed ones before costs are.
+NUM_STARTUP, NUM_STARTUP_COSTS = 10, 4
+#: Candidates drawn once for a search, and those made for each proposal from the front by changing one to three choices.
+NUM_RANDOM, NUM_NEIGHBOURS = 2000, 200
+MOST_CHANGES = 3
+#: So many of the best candidates are looked up in the table.
+SHORTLIST = 16
+#: A model learns from so many trials at most: the best third, the others the latest.
+MOST_LEARNT = 240
+#: What stands beyond the worst cost that was seen, in log scale.
+BEYOND = 0.1
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A design and the choices that make it."""
+
+    architecture: Architecture
+    params: Params
+
+    @cached_property
+    def identity(self) -> frozenset[tuple[str, Any]]:
+        """Equal for the same choices."""
+        return frozenset(self.params.items())
+
+
+class CostAwareSampler(BaseSampler):
+    """Proposes whole designs. One serves a search, also one that goes on: a proposal depends on the trials alone.
+
+    Args:
+        space: What is searched.
+        records: All trials so far, a list that grows.
+        budget: What a design must hold.
+        foresee: What the table knows of a design's costs, None where it lacks a part.
+        seed: Of the candidates.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        records: Sequence[TrialRecord],
+        budget: Budget,
+        foresee: Callable[[Architecture], Sequence[Cost] | None],
+        seed: int,
+    ) -> None:
+        self.space = space
+        self.records = records
+        self.budget = budget
+        self.foresee = foresee
+        self.seed = seed
+        self._proposal: Params = {}
+        self._known: dict[str, tuple[dict[str, Value], Params]] = {}
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Choose the design, unless the trial was enqueued with one."""
+        if "fixed_params" not in trial.system_attrs:
+            running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            waiting = [each.params for each in running if each.number != trial.number]
+            self._proposal = self._propose(random.Random(derive_seed(self.seed, trial.number)), waiting)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """None: which choices there are depends on others."""
+        return {}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Nothing is relative."""
+        return {}
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """The chosen design's answer."""
+        return self._proposal[param_name]
+
+    @cached_property
+    def _pool(self) -> list[Candidate]:
+        generator = random.Random(derive_seed(self.seed, "pool"))
+        return [self._made(lambda _, values: generator.choice(values)) for _ in range(NUM_RANDOM)]
+
+    @cached_property
+    def _encoding(self) -> Encoding:
+        return Encoding([each.params for each in self._pool])
+
+    @cached_property
+    def _pool_features(self) -> Floats:
+        return self._encoding([each.params for each in self._pool])
+
+    def _made(self, choose: Callable[[str, Sequence[Any]], Any]) -> Candidate:
+        params: Params = {}
+
+        def noted(name: str, values: Sequence[Any]) -> Any:
+            value = choose(name, values)
+            params[name] = stored(values, value)
+            return value
+
+        return Candidate(self.space.sample(noted), params)
+
+    def _propose(self, generator: random.Random, waiting: Sequence[Params]) -> Params:
+        trained = [record for record in self.records if record.status == "complete"]
+        known = [self._encoded(record.architecture)[1] for record in self.records]
+        tried = {frozenset(params.items()) for params in [*known, *waiting]}
+        places = [i for i, each in enumerate(self._pool) if each.identity not in tried]
+        near = self._neighbours(trained, generator, tried)
+        candidates = [*(self._pool[i] for i in places), *near]
+        if not candidates:  # a small space, searched through
+            return generator.choice(self._pool).params
+        costed = [i for i, record in enumerate(self.records) if _latency(record, self.budget) is not None]
+        if len(costed) < NUM_STARTUP_COSTS:
+            return self._first_that_holds(generator.sample(candidates, len(candidates)))
+        pool = np.vstack([self._pool_features[places], self._encoding([each.params for each in near])])
+        seen, flying = self._encoding(known), self._encoding(waiting)
+        rows = [i for i, record in enumerate(self.records) if record.status == "complete"]
+        latency, feasible = self._costs(seen, costed, np.vstack([pool, flying]))
+        if len(trained) < NUM_STARTUP:
+            likely = np.flatnonzero(feasible[: len(pool)] >= min(0.5, feasible[: len(pool)].max())).tolist()
+            return self._first_that_holds([candidates[i] for i in generator.sample(likely, len(likely))])
+        accuracy = np.array([record.accuracy for record in trained], np.float64)
+        mean, deviation = regress(seen[rows], accuracy, np.vstack([pool, flying]))
+        # Those in flight count as if they had come out as expected: the next one is to be elsewhere.
+        accuracy = np.append(accuracy, mean[len(pool) :])
+        taken = np.append([_latency(record, self.budget) for record in trained], latency[len(pool) :])
+
+        def gain(which: NDArray[np.intp], at: Floats) -> Floats:
+            return expected_hypervolume_improvement(
+                mean[which],
+                deviation[which],
+                at,
+                accuracy,
+                taken,
+                floor=float(accuracy.min()),
+                worst_cost=float(taken.max()) + BEYOND,
+            )
+
+        every = np.arange(len(pool))
+        value = gain(every, latency[: len(pool)]) * feasible[: len(pool)]
+        best = np.argsort(-value, kind="stable")[:SHORTLIST]
+        for place in best:
+            costs = self.foresee(candidates[place].architecture)
+            if costs is not None:
+                latency[place] = _log_latency(costs, self.budget) or 0.0
+                feasible[place] = float(self.budget.excess(costs) <= 0)
+        value = gain(best, latency[best]) * feasible[best]
+        return candidates[int(best[np.argmax(value)])].params
+
+    def _first_that_holds(self, candidates: Sequence[Candidate]) -> Params:
+        """Of the first few the one that the table says holds the budget, else one that it does not know."""
+        unknown = []
+        for each in candidates[:SHORTLIST]:
+            costs = self.foresee(each.architecture)
+            if costs is None:
+                unknown.append(each)
+            elif self.budget.excess(costs) <= 0:
+                return each.params
+        return (unknown or candidates)[0].params
+
+    def _encoded(self, architecture: Architecture) -> tuple[dict[str, Value], Params]:
+        """The choices that make a design, plain and as Optuna stores them."""
+        if architecture.key not in self._known:
+            choices = self.space.encode(architecture)
+            self._known[architecture.key] = choices, to_params(self.space, choices)
+        return self._known[architecture.key]
+
+    def _neighbours(
+        self, trained: Sequence[TrialRecord], generator: random.Random, tried: set[frozenset[tuple[str, Any]]]
+    ) -> list[Candidate]:
+        """Designs that answer one to three questions otherwise than one of the front."""
+        best = front([r.accuracy or 0.0 for r in trained], [r.worst_latency or 0.0 for r in trained])
+        parents = [self._encoded(trained[i].architecture)[0] for i in best]
+        found: dict[frozenset[tuple[str, Any]], Candidate] = {}
+        for _ in range(NUM_NEIGHBOURS if parents else 0):
+            choices = generator.choice(parents)
+            changed = generator.sample(list(choices), min(len(choices), generator.randint(1, MOST_CHANGES)))
+
+            def choose(
+                name: str,
+                values: Sequence[Any],
+                choices: Mapping[str, Value] = choices,
+                changed: Sequence[str] = changed,
+            ) -> Any:
+                kept = choices.get(name)
+                return kept if kept in values and name not in changed else generator.choice(values)
+
+            near = self._made(choose)
+            if near.identity not in tried:
+                found[near.identity] = near
+        return list(found.values())
+
+    def _costs(self, seen: Floats, costed: Sequence[int], pool: Floats) -> tuple[Floats, Floats]:
+        """Log latency of each candidate, and the probability that it holds the budget: from all that were costed."""
+        records = [self.records[i] for i in costed]
+        latency = np.array([_latency(record, self.budget) for record in records], np.float64)
+        excess = np.log1p([max(self.budget.excess(record.costs), -0.99) for record in records])
+        expected, _ = regress(seen[costed], latency, pool)
+        if np.ptp(excess) == 0:  # nothing bounds the designs
+            return expected, np.ones(len(pool))
+        over, deviation = regress(seen[costed], excess, pool)
+        return expected, np.asarray(norm.cdf(-over / deviation), np.float64)
+
+
+def _latency(record: TrialRecord, budget: Budget) -> float | None:
+    """Log of the one latency of all targets, of what was measured, or else predicted; None where that lacks."""
+    if record.worst_latency is not None:
+        return float(np.log(record.worst_latency))
+    return _log_latency(record.costs, budget)
+
+
+def _log_latency(costs: Sequence[Cost], budget: Budget) -> float | None:
+    figures = [cost.latency_ms_p50 if cost.latency_ms_p50 is not None else cost.predicted_ms for cost in costs]
+    if any(figure is None for figure in figures):
+        return None
+    bounds = [budget.ms_on(i) if len(costs) > 1 else None for i in range(len(costs))]
+    return float(np.log(max((f or 0.0) / (b or 1.0) for f, b in zip(figures, bounds, strict=True))))
+
+
+def expected_hypervolume_improvement(
+    mean: Floats,
+    deviation: Floats,
+    cost: Floats,
+    accuracy: Floats,
+    known_cost: Floats,
+    *,
+    floor: float,
+    worst_cost: float,
+) -> Floats:
+    """By how much area a point of known cost and normally distributed accuracy is expected to raise the front.
+
+    At each cost the front has one accuracy; a new point gains what it is above that, from its own cost on. So the
+    expectation is a sum over the front's steps, of their width times the expected improvement over their height (Jones
+    et al., 1998, equation 15).
+
+    Args:
+        mean: Of the accuracy (N,).
+        deviation: Its standard deviation (N,), > 0.
+        cost: (N,).
+        accuracy: Of the points that the front is drawn from (M,).
+        known_cost: Theirs (M,).
+        floor: The accuracy below which nothing counts.
+        worst_cost: The cost beyond which nothing counts.
+    """
+    steps = front(accuracy.tolist(), known_cost.tolist())
+    heights = np.array([floor, *accuracy[steps]])
+    lower = np.array([-np.inf, *known_cost[steps]])
+    upper = np.array([*known_cost[steps], np.inf])
+    width = np.minimum(upper, worst_cost) - np.maximum(lower, cost[:, None])
+    z = (mean[:, None] - heights) / deviation[:, None]
+    improvement = deviation[:, None] * (z * norm.cdf(z) + norm.pdf(z))
+    gain: Floats = (np.maximum(width, 0.0) * improvement).sum(1)
+    return gain
+
+
+class Encoding:
+    """Choices as numbers 0..1: of words one column each, of numbers their place in their range.
+
+    A choice that a point does not have is 0 in all its columns.
+
+    Args:
+        points: Between them they hold every choice.
+    """
+
+    def __init__(self, points: Sequence[Params]) -> None:
+        values: dict[str, set[Any]] = {}
+        for params in points:
+            for name, value in params.items():
+                values.setdefault(name, set()).add(value)
+        self._columns: dict[tuple[str, Any], tuple[int, float]] = {}
+        width = 0
+        for name in sorted(values):
+            several = sorted(values[name], key=repr)
+            if all(type(value) in (int, float) for value in several):
+                low, high = min(several), max(several)
+                for value in several:
+                    self._columns[name, value] = width, 0.25 + 0.75 * (value - low) / (high - low or 1)
+                width += 1
+                continue
+            for value in several:
+                self._columns[name, value] = width, 1.0
+                width += 1
+        self.width = max(1, width)
+
+    def __call__(self, points: Sequence[Params]) -> Floats:
+        """(N, D)."""
+        found = np.zeros((len(points), self.width))
+        for row, params in zip(found, points, strict=True):
+            for item in params.items():
+                if item in self._columns:
+                    column, value = self._columns[item]
+                    row[column] = value
+        return found
+
+
+def regress(seen: Floats, values: Floats, pool: Floats) -> tuple[Floats, Floats]:
+    """Mean and standard deviation (N,) of `values` (M,) at `pool` (N, D), by a Gaussian process over `seen` (M, D)."""
+    if len(seen) > MOST_LEARNT:
+        best, latest = np.argsort(values)[-MOST_LEARNT // 3 :], np.arange(len(seen) - 2 * MOST_LEARNT // 3, len(seen))
+        kept = np.union1d(best, latest)
+        seen, values = seen[kept], values[kept]
+    kernel = ConstantKernel(1.0, (1e-2, 1e2)) * Matern(2.0, (0.2, 20.0), nu=2.5) + WhiteKernel(0.1, (1e-4, 1.0))
+    model = GaussianProcessRegressor(kernel, normalize_y=True, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a bound of the kernel was reached
+        mean, deviation = model.fit(seen, values).predict(pool, return_std=True)
+    return np.asarray(mean, np.float64), np.maximum(np.asarray(deviation, np.float64), 1e-9)
