@@ -154,6 +154,7 @@ class TrainConfig(Settings):
     device: str | None = None
     loaders: Annotated[int, Field(ge=0)] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
+    split_seed: Annotated[int, Field(ge=0)] | None = None  # of a run's own data the run's, else `seed`; no flag
 
 
 def _shown(value: object) -> str:

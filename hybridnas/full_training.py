@@ -5,26 +5,23 @@ from __future__ import annotations
 import json
 import pickle
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 import torch
-from pydantic import ValidationError
 from rich.console import Console
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from tensorboardX import SummaryWriter
-from torch import Tensor
 
 from hybridnas import zoo
 from hybridnas.architecture import Architecture
 from hybridnas.config import TrainConfig
 from hybridnas.cost.latency import available_cores
 from hybridnas.cost.targets import best_device, local_device
+from hybridnas.data.dataset import Dataset
 from hybridnas.data.loading import Loading
 from hybridnas.data.sources import SYNTHETIC, open_source
 from hybridnas.errors import ConfigError, RunError, TrainingFailed, first_clause
@@ -34,16 +31,18 @@ from hybridnas.model import HybridNet, build
 from hybridnas.proxy.full import AUGMENTATIONS, Epoch, FullRecipe, FullTraining
 from hybridnas.proxy.training import Trainer, quickest_num_threads
 from hybridnas.report.progress import say, telling
-from hybridnas.study.run import Run
+from hybridnas.starting import DESIGN, Start, Weights, origin, read_training, start, start_from
 
 FOLDER = Path("trainings")
-CHECKPOINT, DESIGN, WEIGHTS = "checkpoint.pt", "architecture.json", "weights.safetensors"
+CHECKPOINT = "checkpoint.pt"
 ALL = 10**9
 #: From so many epochs on, strong augmentation is the default.
 LONG = 50
 #: For a batch of 128: from scratch, from weights, and of a new head alone.
 LEARNING_RATE, FINE_TUNING_RATE, HEAD_RATE = 2e-3, 3e-4, 3e-3
 MAX_LOADERS = 8
+#: Images of the batch that the number of threads is tried on, at most.
+MOST_TRIED = 64
 
 
 @dataclass(frozen=True)
@@ -80,58 +79,66 @@ def train_model(config: TrainConfig, *, resume: bool = False, console: Console |
     console = console or Console(quiet=True)
     config, folder = _open(config, resume=resume)
     goes_on = (folder / CHECKPOINT).is_file()
-    architecture, weights, design = Start(zoo.read(str(folder / DESIGN))) if goes_on else _start(config)
+    begin = Start(zoo.read(str(folder / DESIGN))) if goes_on else start(config)
+    architecture = begin.architecture
     device = local_device(str(config.device))
     with telling(console) as tell:
         images = config.train_images or ALL
-        loading = Loading(architecture.image_size, config.seed, images, config.max_bad, tell)
+        loading = Loading(architecture.image_size, config.split_seed or 0, images, config.max_bad, tell)
         dataset = open_source(str(config.data)).load(loading)
     for note in dataset.notes:
         say(console, note)
-    threads = quickest_num_threads(available_cores(), architecture.image_size, config.batch_size)
-    trainer = Trainer(dataset, device, threads=threads)
     log = Log(folder, dataset.fingerprint())
     state = log.read(architecture) if goes_on else {}
-    if state or design:  # weights go on to see images normalised as those that they were trained on
-        trainer.mean, trainer.std = (state["mean"], state["std"]) if state else zoo.normalisation(str(design))
+    trainer = Trainer(dataset, device, threads=state["threads"] if state else _threads(config, architecture, dataset))
+    normalisation = (state["mean"], state["std"]) if state else begin.normalisation
+    if normalisation:  # weights go on to see images as those that they were trained on
+        trainer.mean, trainer.std = normalisation
     torch.manual_seed(config.seed)
     recipe = _recipe(config)
     model = build(architecture, dataset.num_classes, drop_path_rate=recipe.augmentation.drop_path)
-    if weights is not None:
-        start_from(model, weights)
+    if begin.weights is not None:
+        start_from(model, begin.weights)
     training = FullTraining(model, trainer, recipe, seed=config.seed, num_loaders=config.loaders or 0)
     if state:
-        training.load_state(state["training"])
-    elif not resume:
-        write_atomic(folder / "config.json", config.model_copy(update={"out": None}).model_dump_json(indent=2))
+        log.restore(training, state)
+    else:
         write_atomic(folder / DESIGN, architecture.to_json())
+        write_atomic(folder / "config.json", config.model_copy(update={"out": None}).model_dump_json(indent=2))
     _tell_beginning(console, config, training)
     _train(training, log, partial(say, console), console)
-    return _finish(training, log, trainer, console)
+    return _finish(training, log, console)
 
 
 def _open(config: TrainConfig, *, resume: bool) -> tuple[TrainConfig, Path]:
-    if not resume:
-        folder = config.out or FOLDER / f"{datetime.now():%Y%m%d-%H%M%S}"
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ConfigError(f"--out {folder} exists already; choose another name, or go on with it by --resume.")
-        device = config.device or best_device()
-        loaders = 0 if device == "cpu" else min(MAX_LOADERS, available_cores())  # on a CPU all cores train
-        loaders = loaders if config.loaders is None else config.loaders
-        data = config.data or (
-            Run.load(config.architecture).config.data if Path(config.architecture).is_dir() else SYNTHETIC
-        )
-        return config.model_copy(update={"data": data, "device": device, "loaders": loaders}), folder
-    folder = config.out or _newest()
-    path = folder / "config.json"
+    """The settings with every default said that depends on the machine or on ARCH, and the folder, which is there."""
+    if resume:
+        folder = config.out or _newest()
+        stored = read_training(folder)
+        config.check_resumable(stored)
+        return stored.model_copy(update={"out": folder}), folder
+    folder = config.out or FOLDER / f"{datetime.now():%Y%m%d-%H%M%S}"
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"--out {folder} exists already; choose another name, or go on with it by --resume.")
     try:
-        stored = TrainConfig.model_validate_json(path.read_bytes())
-    except OSError:
-        raise RunError(f"{folder} is no training: it has no config.json.") from None
-    except ValidationError as error:
-        raise RunError(f"{path} is damaged, or not of a training: {first_clause(error)}.") from None
-    config.check_resumable(stored)
-    return stored.model_copy(update={"out": folder}), folder
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {folder} cannot be made: {error.strerror}.") from None
+    device = config.device or best_device()
+    found = {"device": device, "loaders": 0 if device == "cpu" else min(MAX_LOADERS, available_cores())}
+    whose = origin(config.architecture)
+    # The images that the weights were chosen and tested on stay what they were, whatever the seed of the training.
+    own = whose is not None and config.data in (None, whose.data)
+    found |= {"data": whose.data if whose else SYNTHETIC, "split_seed": whose.seed if whose and own else config.seed}
+    return config.model_copy(update={n: v for n, v in found.items() if getattr(config, n) is None}), folder
+
+
+def _threads(config: TrainConfig, architecture: Architecture, dataset: Dataset) -> int:
+    """How many train: tried on a CPU, and kept, since the last digits depend on it."""
+    if config.device != "cpu":
+        return available_cores()
+    batch = min(config.batch_size, len(dataset.train), MOST_TRIED)
+    return quickest_num_threads(available_cores(), architecture.image_size, batch)
 
 
 def _newest() -> Path:
@@ -154,87 +161,8 @@ def _recipe(config: TrainConfig) -> FullRecipe:
     )
 
 
-Weights = dict[str, Tensor]
-
-
-class Start(NamedTuple):
-    """Where a training begins: from scratch if `weights` is None; `design` is the zoo's if they are timm's weights."""
-
-    architecture: Architecture
-    weights: Weights | None = None
-    design: str | None = None
-
-
-def _start(config: TrainConfig) -> Start:
-    """What ARCH names, with the weights asked for; to freeze a backbone, without asking, the design's own."""
-    found = _named(config)
-    size = config.image_size or found.architecture.image_size
-    return found._replace(architecture=replace(found.architecture, image_size=size))
-
-
-def _named(config: TrainConfig) -> Start:
-    name = config.architecture
-    if Path(name).is_dir():
-        run = Run.load(name)
-        architecture, own = run.architecture(int(run.best.number)), run.folder / "best" / WEIGHTS
-    else:
-        architecture, own = zoo.read(name), Path(name).parent / WEIGHTS
-    design = name if name in zoo.names() else None
-    wanted = config.pretrained
-    if wanted is None and config.freeze_backbone:
-        if not design and not own.is_file():
-            raise ConfigError(f"--freeze-backbone: there are no weights beside {name}; name some by --pretrained FILE.")
-        wanted = "timm" if design else str(own)
-    if wanted is None:
-        return Start(architecture)
-    if wanted == "timm":
-        if not design:
-            raise ConfigError(f"--pretrained timm is for a design of the zoo, and {name} is none; give a file.")
-        return Start(architecture, zoo.pretrained(design).state_dict(), design)
-    file = Path(wanted)
-    if not file.is_file():
-        raise ConfigError(f"--pretrained {file} does not exist.")
-    weights = _own_weights(file)
-    if weights is not None:
-        return Start(architecture, weights)
-    if design:
-        return Start(architecture, zoo.pretrained(design, file).state_dict(), design)
-    raise ConfigError(
-        f"--pretrained {file} is not of hybridnas: give the weights.safetensors of a bundle such as best/."
-    )
-
-
-def _own_weights(file: Path) -> Weights | None:
-    """What hybridnas wrote, or None: timm's have other names."""
-    if file.suffix != ".safetensors":
-        return None
-    try:
-        weights: Weights = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise ConfigError(f"--pretrained {file} cannot be read: {first_clause(error)}.") from None
-    return weights if any(".body." in key for key in weights) else None
-
-
-def start_from(model: HybridNet, weights: Weights) -> None:
-    """Give a network the weights of another of the same design; layers of its head of another size stay fresh.
-
-    Raises:
-        ConfigError: they are of another design.
-    """
-    places = model.state_dict()
-    for key, place in places.items():
-        given = weights.get(key)
-        if given is None:
-            raise ConfigError(f"--pretrained: these are weights of another architecture: they lack {key}.")
-        if given.shape == place.shape:
-            continue
-        if not key.startswith("head."):
-            shapes = f"{key} is {tuple(given.shape)}, and {tuple(place.shape)} is needed"
-            raise ConfigError(f"--pretrained: these are weights of another architecture or image size: {shapes}.")
-        weights = {**weights, key: place}
-    for key in sorted(weights.keys() - places.keys()):
-        raise ConfigError(f"--pretrained: these are weights of another architecture: they hold {key}.")
-    model.load_state_dict(weights)
+#: What torch raises where a file holds something else.
+DAMAGED = (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError)
 
 
 class Log:
@@ -265,6 +193,7 @@ class Log:
             "data": self.data,
             "mean": training.trainer.mean,
             "std": training.trainer.std,
+            "threads": training.trainer.threads,
             "epochs": [asdict(each) for each in self.epochs],
             "best": self.best,
             "training": training.state(),
@@ -283,14 +212,27 @@ class Log:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             self.epochs = [Epoch(**each) for each in state["epochs"]]
             self.best = state["best"]
-            key, data, _, _ = state["training"]["key"], state["data"], state["mean"], state["std"]
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+            key, data = state["training"]["key"], state["data"]
+            _ = state["mean"], state["std"], state["threads"]
+        except DAMAGED as error:
             raise RunError(f"{path} is damaged ({first_clause(error)}); remove it to begin anew.") from None
         if key != architecture.key:
             raise RunError(f"{path} is of another architecture than {self.folder / DESIGN}.")
         if data != self.data:
             raise RunError(f"--data is not what it was when {self.folder} began; put it back to go on.")
         return state
+
+    def restore(self, training: FullTraining, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint that was read.
+
+        Raises:
+            RunError: it does not fit the training.
+        """
+        try:
+            training.load_state(state["training"])
+        except DAMAGED as error:
+            path = self.folder / CHECKPOINT
+            raise RunError(f"{path} does not fit ({first_clause(error)}); remove it to begin anew.") from None
 
     def metrics(self) -> pd.DataFrame:
         """One row an epoch."""
@@ -333,6 +275,7 @@ def _train(training: FullTraining, log: Log, tell: Any, console: Console) -> Non
             board.add_scalar("loss/train", epoch.loss, number)
             board.add_scalar("accuracy/validation", epoch.accuracy, number)
             board.add_scalar("learning_rate", epoch.learning_rate, number)
+            board.flush()
             left = (training.recipe.epochs - number) * epoch.seconds
             more = f"  about {left / 60:.0f} min left" if left > 60 else ""
             accuracy = f"validation {100 * epoch.accuracy:5.1f} %"
@@ -344,12 +287,12 @@ def _advice(reason: TrainingFailed) -> str:
     return f"Training failed: {reason}; try a smaller {flag}."
 
 
-def _finish(training: FullTraining, log: Log, trainer: Trainer, console: Console) -> Training:
+def _finish(training: FullTraining, log: Log, console: Console) -> Training:
     """Export the best epoch and test it."""
-    model = training.averaged
+    model, trainer = training.averaged, training.trainer
     model.load_state_dict(log.best)
     best = log.best_epoch
-    test_accuracy = trainer.evaluate(model, "test")
+    test_accuracy = training.evaluate("test")
     export_bundle(
         model.cpu().eval(),
         log.folder / "best",
@@ -366,6 +309,7 @@ def _finish(training: FullTraining, log: Log, trainer: Trainer, console: Console
         "seconds": sum(epoch.seconds for epoch in log.epochs),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S"),
     }
+    write_atomic(log.folder / "metrics.csv", log.metrics().to_csv(index=False))  # a kill may have come before it
     write_atomic(log.folder / "result.json", json.dumps(result, indent=2))
     kind = "accuracy" if trainer.dataset.is_balanced else "balanced accuracy"
     say(

@@ -40,6 +40,7 @@ FLOORS = {
     "tabling": 6,
     "trusting": 6,
     "full_training": 6,
+    "starting": 6,
     "search": 7,
     "recommend": 7,
     "profile": 7,

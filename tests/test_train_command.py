@@ -121,14 +121,19 @@ def _read(path):
 
 def test_a_run_is_trained_on(train, space_file, npz_file, tmp_path):
     config = SearchConfig(
-        space=str(space_file), data=str(npz_file), epochs=1, trials=2, threads=1, out=tmp_path / "searched"
+        space=str(space_file), data=str(npz_file), epochs=1, trials=2, threads=1, seed=5, out=tmp_path / "searched"
     )
     run = run_search(config)
     code, out, _ = train("--epochs", 1, "--freeze-backbone", what=tmp_path / "searched", data=None)
     assert code == 0 and "bands" in out  # the run's data
     written = _read(tmp_path / "out" / "best" / "architecture.json")
     assert written.key == run.best.key
+    mean = [line for line in (tmp_path / "searched/best/model.py").read_text().splitlines() if line.startswith("MEAN")]
+    assert mean[0] in (tmp_path / "out/best/model.py").read_text()
+    assert json.loads((tmp_path / "out/config.json").read_text())["split_seed"] == 5  # its test images stay unseen
     assert train("--epochs", 1, what=tmp_path / "searched", out="scratch")[0] == 0
+    code, out, _ = train("--epochs", 1, "--freeze-backbone", what=tmp_path / "out", data=None, out="again")
+    assert code == 0 and "bands" in out  # of a training as of a run
 
 
 def test_timm_weights_from_a_file(train, tmp_path):
@@ -209,6 +214,26 @@ def test_wrong_words(train, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     assert "exists already" in train(out="full")[2]
+    assert "cannot be made" in train(out="full/file/out")[2]
+
+
+def test_running_out_of_memory_is_said(train, monkeypatch):
+    def step(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(FullTraining, "_step", step)
+    code, _, err = train("--epochs", 1)
+    assert code == 2 and "out of memory; try a smaller --batch-size" in err
+
+
+def test_a_training_stopped_in_its_first_epoch_begins_anew(train, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FullTraining, "epoch", stopped)
+    assert train("--epochs", 1)[0] == 130
+    monkeypatch.undo()
+    assert train("--resume", what=None, data=None)[0] == 0
 
 
 def test_what_a_resumed_training_refuses(train, design, npz_file, tmp_path):

@@ -2,8 +2,8 @@
 
     python experiments/tabular/build.py [FASHION_MNIST_NPZ]        # several processes may run at once
 
-Each architecture is trained on 4,000 embedded images for four epochs; the 16 layouts of mbconv and global attention, and
-48 others, from two further seeds; these 16 and 64 others on 4,000 images of Fashion-MNIST, too. One row a training.
+Each architecture is trained on 4,000 embedded images for four epochs; the 16 layouts of mbconv and global attention,
+and 48 others, from two further seeds; these 16 and 64 others on 4,000 images of Fashion-MNIST, too. A row a training.
 """
 
 import csv

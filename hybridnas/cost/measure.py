@@ -51,6 +51,11 @@ class Cost:
     precision: str = "fp32"
     machine: str = ""
 
+    @property
+    def milliseconds(self) -> float | None:
+        """The median that was measured, or else predicted."""
+        return self.latency_ms_p50 if self.latency_ms_p50 is not None else self.predicted_ms
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -74,7 +79,7 @@ class Budget:
         """By what share the worst figure is over its bound, the margin included; <= 0 holds the budget."""
         pairs: list[tuple[float | None, float | None]] = [(costs[0].macs, self.macs), (costs[0].params, self.params)]
         for i, cost in enumerate(costs):
-            figure = cost.latency_ms_p50 if cost.latency_ms_p50 is not None else cost.predicted_ms
+            figure = cost.milliseconds
             pairs.append((figure and figure * (1 + MARGIN), self.ms_on(i)))
         return max((figure / bound - 1 for figure, bound in pairs if bound and figure is not None), default=-1.0)
 
@@ -91,7 +96,7 @@ class Budget:
 
         Where nothing bounds it, over the milliseconds of the reference network: targets of different speed compare.
         """
-        medians = [cost.latency_ms_p50 for cost in costs if cost.latency_ms_p50 is not None]
+        medians = [cost.milliseconds for cost in costs if cost.milliseconds is not None]
         if len(costs) == 1:
             return medians[0]
         return max(ms / (self.ms_on(i) or reference_ms[i]) for i, ms in enumerate(medians))

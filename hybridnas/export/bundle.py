@@ -53,7 +53,8 @@ def export_bundle(
     architecture = model.architecture
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     write_atomic(folder / "architecture.json", architecture.to_json())
-    write_atomic(folder / "weights.safetensors", lambda path: save_file(weights, path))
+    about = {name: json.dumps([round(float(v), 3) for v in values]) for name, values in (("mean", mean), ("std", std))}
+    write_atomic(folder / "weights.safetensors", lambda path: save_file(weights, path, about))
     snippet = SNIPPET.format(
         image_size=architecture.image_size,
         # JSON quotes as Python does and escapes what is not ASCII: a class name cannot become code.

@@ -29,7 +29,7 @@ from hybridnas.data.batches import resize
 from hybridnas.data.dataset import Split
 from hybridnas.errors import TrainingFailed
 from hybridnas.model import HybridNet
-from hybridnas.proxy.training import Trainer, autocast_dtype, parameter_groups, rate
+from hybridnas.proxy.training import Trainer, autocast_dtype, memory_said, parameter_groups, rate
 from hybridnas.seeds import derive_seed
 
 
@@ -136,6 +136,10 @@ class FullTraining:
         Raises:
             TrainingFailed: the loss is no longer finite, or memory ran out.
         """
+        with memory_said():
+            return self._epoch(on_step)
+
+    def _epoch(self, on_step: Callable[[int, int], None]) -> Epoch:
         start = time.perf_counter()
         torch.set_num_threads(self.trainer.threads)
         _seed_all(self._seed("epoch"))
@@ -151,9 +155,13 @@ class FullTraining:
                 raise TrainingFailed(f"diverged: the loss is {value} at step {step + 1} of epoch {self.done + 1}")
             losses.append(value)
             on_step(step + 1, self.steps)
-        accuracy = self.trainer.evaluate(self.averaged, "validation")
+        accuracy = self.evaluate("validation")
         self.done += 1
         return Epoch(self.done, learning_rate, float(np.mean(losses)), accuracy, time.perf_counter() - start)
+
+    def evaluate(self, part: str) -> float:
+        """Accuracy of the averaged weights, 0..1, on 'validation' or 'test' images."""
+        return self.trainer.evaluate(self.averaged, part, batch_size=min(256, 2 * self.batch_size))
 
     def state(self) -> dict[str, Any]:
         """Tensors and numbers alone: `torch.load` needs no code for it."""
@@ -171,7 +179,8 @@ class FullTraining:
         self.model.load_state_dict(state["model"])
         self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty where the GPU that it comes from needed none
+            self.scaler.load_state_dict(state["scaler"])
         self.done = state["done"]
 
     def _seed(self, *parts: object) -> int:

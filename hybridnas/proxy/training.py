@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -137,16 +138,8 @@ class Trainer:
             OutOfTime: the run would take longer than `seconds_left`.
         """
         torch.set_num_threads(self.threads)
-        try:
+        with memory_said():
             return self._train(architecture, recipe, seed, seconds_left, on_step)
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            raise TrainingFailed("out of memory") from None
-        except (RuntimeError, MemoryError) as error:
-            # What torch's CPU allocator raises is a plain RuntimeError.
-            if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-                raise TrainingFailed("out of memory") from None
-            raise
 
     def _train(
         self,
@@ -209,13 +202,13 @@ class Trainer:
             accuracies.append(self.evaluate(trained, "validation"))
         return TrainingResult(trained, tuple(accuracies), time.perf_counter() - start)
 
-    def evaluate(self, model: HybridNet, part: str) -> float:
+    def evaluate(self, model: HybridNet, part: str, *, batch_size: int = 256) -> float:
         """Accuracy of `model`, 0..1, on a part of the data: balanced where the classes are not (`is_balanced`)."""
         model.eval()
         batches = self.batches(part, model.architecture.image_size)
         found = []
         with torch.inference_mode():
-            for x, _ in batches.in_order(256):
+            for x, _ in batches.in_order(batch_size):
                 with self.lock.shared():
                     found.append(model(x).argmax(1).cpu())
         right = (torch.cat(found) == batches.labels.cpu()).double()
@@ -224,6 +217,21 @@ class Trainer:
         present, labels = batches.labels.cpu().unique(return_inverse=True)
         hits = torch.zeros(len(present), dtype=torch.double).index_add_(0, labels, right)
         return float((hits / labels.bincount()).mean())
+
+
+@contextmanager
+def memory_said() -> Iterator[None]:
+    """Where memory runs out, a TrainingFailed, and nothing of the GPU's is kept."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        raise TrainingFailed("out of memory") from None
+    except (RuntimeError, MemoryError) as error:
+        # What torch's CPU allocator raises is a plain RuntimeError.
+        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+            raise TrainingFailed("out of memory") from None
+        raise
 
 
 def augmentation(recipe: Recipe, image_size: int) -> v2.Transform:

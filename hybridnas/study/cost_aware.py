@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import norm
@@ -44,7 +44,7 @@ NUM_RANDOM, NUM_NEIGHBOURS = 2000, 200
 MOST_CHANGES = 3
 #: So many of the best candidates are looked up in the table.
 SHORTLIST = 16
-#: A model learns from so many trials at most: the best third, the others the latest.
+#: A model learns from so many trials at most.
 MOST_LEARNT = 240
 #: What stands beyond the worst cost that was seen, in log scale.
 BEYOND = 0.1
@@ -64,13 +64,14 @@ class Candidate:
 
 
 class CostAwareSampler(BaseSampler):
-    """Proposes whole designs. One serves a search, also one that goes on: a proposal depends on the trials alone.
+    """Proposes whole designs. One serves a search, also one that goes on: a proposal depends on trials and table alone.
 
     Args:
         space: What is searched.
         records: All trials so far, a list that grows.
         budget: What a design must hold.
         foresee: What the table knows of a design's costs, None where it lacks a part.
+        reference_ms: The reference network's milliseconds on every target.
         seed: Of the candidates.
     """
 
@@ -80,19 +81,22 @@ class CostAwareSampler(BaseSampler):
         records: Sequence[TrialRecord],
         budget: Budget,
         foresee: Callable[[Architecture], Sequence[Cost] | None],
+        reference_ms: Sequence[float],
         seed: int,
     ) -> None:
         self.space = space
         self.records = records
         self.budget = budget
         self.foresee = foresee
+        self.reference_ms = reference_ms
         self.seed = seed
         self._proposal: Params = {}
         self._known: dict[str, tuple[dict[str, Value], Params]] = {}
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Choose the design, unless the trial was enqueued with one."""
-        if "fixed_params" not in trial.system_attrs:
+        self._proposal = {}
+        if not trial.system_attrs.get("fixed_params"):
             running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
             waiting = [each.params for each in running if each.number != trial.number]
             self._proposal = self._propose(random.Random(derive_seed(self.seed, trial.number)), waiting)
@@ -110,8 +114,11 @@ class CostAwareSampler(BaseSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """The chosen design's answer."""
-        return self._proposal[param_name]
+        """The chosen design's answer; at random where a trial was enqueued with half of one."""
+        if param_name in self._proposal:
+            return self._proposal[param_name]
+        sampler = RandomSampler(seed=derive_seed(self.seed, trial.number, param_name))
+        return sampler.sample_independent(study, trial, param_name, param_distribution)
 
     @cached_property
     def _pool(self) -> list[Candidate]:
@@ -145,21 +152,26 @@ class CostAwareSampler(BaseSampler):
         candidates = [*(self._pool[i] for i in places), *near]
         if not candidates:  # a small space, searched through
             return generator.choice(self._pool).params
-        costed = [i for i, record in enumerate(self.records) if _latency(record, self.budget) is not None]
-        if len(costed) < NUM_STARTUP_COSTS:
+        latencies = [self._latency(record.costs) for record in self.records]
+        if sum(latency is not None for latency in latencies) < NUM_STARTUP_COSTS:
             return self._first_that_holds(generator.sample(candidates, len(candidates)))
+        size = len(candidates)
         pool = np.vstack([self._pool_features[places], self._encoding([each.params for each in near])])
-        seen, flying = self._encoding(known), self._encoding(waiting)
-        rows = [i for i, record in enumerate(self.records) if record.status == "complete"]
-        latency, feasible = self._costs(seen, costed, np.vstack([pool, flying]))
+        pool = np.vstack([pool, self._encoding(waiting)])
+        seen = self._encoding(known)
+        feasible = self._feasible(seen, pool)[:size]
         if len(trained) < NUM_STARTUP:
-            likely = np.flatnonzero(feasible[: len(pool)] >= min(0.5, feasible[: len(pool)].max())).tolist()
+            likely = np.flatnonzero(feasible >= min(0.5, feasible.max())).tolist()
             return self._first_that_holds([candidates[i] for i in generator.sample(likely, len(likely))])
+        costed = [i for i, latency in enumerate(latencies) if latency is not None][-MOST_LEARNT:]
+        latency, _ = regress(seen[costed], np.array([latencies[i] for i in costed], np.float64), pool)
+        rows = [i for i, record in enumerate(self.records) if record.status == "complete"]
         accuracy = np.array([record.accuracy for record in trained], np.float64)
-        mean, deviation = regress(seen[rows], accuracy, np.vstack([pool, flying]))
+        kept = _best_and_latest(accuracy)
+        mean, deviation = regress(seen[rows][kept], accuracy[kept], pool)
         # Those in flight count as if they had come out as expected: the next one is to be elsewhere.
-        accuracy = np.append(accuracy, mean[len(pool) :])
-        taken = np.append([_latency(record, self.budget) for record in trained], latency[len(pool) :])
+        accuracy = np.append(accuracy, mean[size:])
+        taken = np.append(np.array([latencies[i] for i in rows], np.float64), latency[size:])
 
         def gain(which: NDArray[np.intp], at: Floats) -> Floats:
             return expected_hypervolume_improvement(
@@ -172,21 +184,34 @@ class CostAwareSampler(BaseSampler):
                 worst_cost=float(taken.max()) + BEYOND,
             )
 
-        every = np.arange(len(pool))
-        value = gain(every, latency[: len(pool)]) * feasible[: len(pool)]
-        best = np.argsort(-value, kind="stable")[:SHORTLIST]
-        for place in best:
+        value = gain(np.arange(size), latency[:size]) * feasible
+        best = np.argsort(-value, kind="stable")
+        for place in self._distinct(best, candidates):
             costs = self.foresee(candidates[place].architecture)
             if costs is not None:
-                latency[place] = _log_latency(costs, self.budget) or 0.0
+                latency[place] = self._latency(costs) or 0.0
                 feasible[place] = float(self.budget.excess(costs) <= 0)
-        value = gain(best, latency[best]) * feasible[best]
-        return candidates[int(best[np.argmax(value)])].params
+                value[place] = (gain(np.array([place]), latency[place : place + 1]) * feasible[place])[0]
+        return candidates[int(np.argmax(value))].params
+
+    def _distinct(self, order: Sequence[int] | NDArray[np.intp], candidates: Sequence[Candidate]) -> list[int]:
+        """The first few in that order that are different architectures, and new: several choices may make one."""
+        keys = {record.architecture.key for record in self.records}
+        found: list[int] = []
+        for place in order:
+            key = candidates[place].architecture.key
+            if key not in keys:
+                keys.add(key)
+                found.append(int(place))
+            if len(found) == SHORTLIST:
+                break
+        return found
 
     def _first_that_holds(self, candidates: Sequence[Candidate]) -> Params:
         """Of the first few the one that the table says holds the budget, else one that it does not know."""
         unknown = []
-        for each in candidates[:SHORTLIST]:
+        for place in self._distinct(range(len(candidates)), candidates):
+            each = candidates[place]
             costs = self.foresee(each.architecture)
             if costs is None:
                 unknown.append(each)
@@ -226,31 +251,27 @@ class CostAwareSampler(BaseSampler):
                 found[near.identity] = near
         return list(found.values())
 
-    def _costs(self, seen: Floats, costed: Sequence[int], pool: Floats) -> tuple[Floats, Floats]:
-        """Log latency of each candidate, and the probability that it holds the budget: from all that were costed."""
-        records = [self.records[i] for i in costed]
-        latency = np.array([_latency(record, self.budget) for record in records], np.float64)
-        excess = np.log1p([max(self.budget.excess(record.costs), -0.99) for record in records])
-        expected, _ = regress(seen[costed], latency, pool)
+    def _feasible(self, seen: Floats, pool: Floats) -> Floats:
+        """The probability that a candidate holds the budget: from all that were costed, as far as that went."""
+        excess = np.log1p([max(self.budget.excess(record.costs), -0.99) for record in self.records])
         if np.ptp(excess) == 0:  # nothing bounds the designs
-            return expected, np.ones(len(pool))
-        over, deviation = regress(seen[costed], excess, pool)
-        return expected, np.asarray(norm.cdf(-over / deviation), np.float64)
+            return np.ones(len(pool))
+        over, deviation = regress(seen[-MOST_LEARNT:], excess[-MOST_LEARNT:], pool)
+        return np.asarray(norm.cdf(-over / deviation), np.float64)
+
+    def _latency(self, costs: Sequence[Cost]) -> float | None:
+        """Log of the worst latency of all targets, measured or else predicted; None where one lacks."""
+        if any(cost.milliseconds is None for cost in costs):
+            return None
+        return float(np.log(self.budget.worst_latency(costs, self.reference_ms)))
 
 
-def _latency(record: TrialRecord, budget: Budget) -> float | None:
-    """Log of the one latency of all targets, of what was measured, or else predicted; None where that lacks."""
-    if record.worst_latency is not None:
-        return float(np.log(record.worst_latency))
-    return _log_latency(record.costs, budget)
-
-
-def _log_latency(costs: Sequence[Cost], budget: Budget) -> float | None:
-    figures = [cost.latency_ms_p50 if cost.latency_ms_p50 is not None else cost.predicted_ms for cost in costs]
-    if any(figure is None for figure in figures):
-        return None
-    bounds = [budget.ms_on(i) if len(costs) > 1 else None for i in range(len(costs))]
-    return float(np.log(max((f or 0.0) / (b or 1.0) for f, b in zip(figures, bounds, strict=True))))
+def _best_and_latest(values: Floats) -> NDArray[np.intp]:
+    """Which trials a model of accuracy learns from: all, or the best third of so many and the latest."""
+    if len(values) <= MOST_LEARNT:
+        return np.arange(len(values))
+    latest = np.arange(len(values) - 2 * MOST_LEARNT // 3, len(values))
+    return np.union1d(np.argsort(values)[-MOST_LEARNT // 3 :], latest)
 
 
 def expected_hypervolume_improvement(
@@ -330,14 +351,15 @@ class Encoding:
 
 
 def regress(seen: Floats, values: Floats, pool: Floats) -> tuple[Floats, Floats]:
-    """Mean and standard deviation (N,) of `values` (M,) at `pool` (N, D), by a Gaussian process over `seen` (M, D)."""
-    if len(seen) > MOST_LEARNT:
-        best, latest = np.argsort(values)[-MOST_LEARNT // 3 :], np.arange(len(seen) - 2 * MOST_LEARNT // 3, len(seen))
-        kept = np.union1d(best, latest)
-        seen, values = seen[kept], values[kept]
+    """Mean and standard deviation (N,) of `values` (M,) at `pool` (N, D), by a Gaussian process over `seen` (M, D).
+
+    The deviation is that of the value itself, without the noise of observing it.
+    """
     kernel = ConstantKernel(1.0, (1e-2, 1e2)) * Matern(2.0, (0.2, 20.0), nu=2.5) + WhiteKernel(0.1, (1e-4, 1.0))
     model = GaussianProcessRegressor(kernel, normalize_y=True, random_state=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a bound of the kernel was reached
         mean, deviation = model.fit(seen, values).predict(pool, return_std=True)
-    return np.asarray(mean, np.float64), np.maximum(np.asarray(deviation, np.float64), 1e-9)
+    noise = model.kernel_.k2.noise_level * np.var(values)
+    variance = np.maximum(np.asarray(deviation, np.float64) ** 2 - noise, 1e-12)
+    return np.asarray(mean, np.float64), np.sqrt(variance)

@@ -124,7 +124,8 @@ class Search:
     def _cost_aware(self) -> BaseSampler:
         from hybridnas.study.cost_aware import CostAwareSampler  # scikit-learn takes two seconds
 
-        return CostAwareSampler(self.space, self.records, self.budget, self.costing.foresee, self.seed)
+        costing = self.costing
+        return CostAwareSampler(self.space, self.records, self.budget, costing.foresee, costing.reference_ms, self.seed)
 
     @property
     def num_trained(self) -> int:
@@ -265,7 +266,7 @@ class Search:
         self.study.tell(trial.number, state=TrialState.FAIL)
         if "duplicate_of" not in trial.user_attrs:
             attrs: Mapping[str, object] = {k: trial.user_attrs[k] for k in ("design", "size") if k in trial.user_attrs}
-            params = trial.params or trial.system_attrs.get("fixed_params", {})
+            params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
             self.study.enqueue_trial(params, user_attrs={**attrs, "retry_of": trial.number})
 
     def _typical_seconds(self) -> float:
@@ -274,12 +275,12 @@ class Search:
         return 0.5 * statistics.median(seconds) if seconds else 0.0
 
     def _over_budget(self) -> BudgetError:
-        timed = [r for r in self.records if _milliseconds(r.cost) is not None]
+        timed = [r for r in self.records if r.cost.milliseconds is not None]
         seen = f"of {len(self.records)} designs tried none holds it"
         if timed:
-            fastest = min(timed, key=lambda r: _milliseconds(r.cost) or math.inf)
+            fastest = min(timed, key=lambda r: r.cost.milliseconds or math.inf)
             seen += (
-                f"; the fastest took {_milliseconds(fastest.cost):.3g} ms on {fastest.cost.target}: "
+                f"; the fastest took {fastest.cost.milliseconds:.3g} ms on {fastest.cost.target}: "
                 f"{describe(fastest.architecture)}"
             )
         else:
@@ -315,7 +316,7 @@ def over_budget(costs: Sequence[Cost], budget: Budget) -> str:
     """Why a design is infeasible: the figures and their bounds."""
     parts = []
     for i, cost in enumerate(costs):
-        ms, bound = _milliseconds(cost), budget.ms_on(i)
+        ms, bound = cost.milliseconds, budget.ms_on(i)
         if ms and bound and ms * (1 + MARGIN) > bound:
             foreseen = " predicted" if cost.latency_ms_p50 is None else ""
             under = f" less {MARGIN:.0%}" if ms <= bound else ""
@@ -326,11 +327,6 @@ def over_budget(costs: Sequence[Cost], budget: Budget) -> str:
     if budget.params and costs[0].params > budget.params:
         parts.append(f"{costs[0].params / 1e6:.4g} M parameters over {budget.params / 1e6:g}")
     return ", ".join(parts)
-
-
-def _milliseconds(cost: Cost) -> float | None:
-    """What was measured, or else predicted."""
-    return cost.latency_ms_p50 if cost.latency_ms_p50 is not None else cost.predicted_ms
 
 
 def describe(architecture: Architecture) -> str:
