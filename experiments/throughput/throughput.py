@@ -3,7 +3,8 @@
     python experiments/throughput/throughput.py [loop] [layout] [processes] [compile]
 
 Embedded data, 32 px, one network of each family of `tiny` (the middle of each list), one thread. What is compared takes
-turns: all figures are medians of ratios within one run, and land in throughput.csv.
+turns: all figures are medians of ratios within one run (low and high are the quartiles of steps, else the least and the
+most of the rounds), and land in throughput.csv.
 """
 
 import csv
@@ -26,7 +27,7 @@ from hybridnas.proxy.training import Recipe, Trainer, parameter_groups
 HERE = Path(__file__).parent
 FAMILIES = ("mbconv", "convnext", "repmixer", "window", "global")
 BATCH, ROUNDS = 128, 5
-SECONDS = 40.0
+SECONDS = 20.0
 
 
 def networks() -> dict[str, Architecture]:
@@ -41,25 +42,38 @@ def networks() -> dict[str, Architecture]:
     return found
 
 
+def step(model: nn.Module, batch: tuple, optimizer: torch.optim.Optimizer) -> float:
+    """Seconds of a step over tensors that lie ready."""
+    start = time.perf_counter()
+    loss = F.cross_entropy(model(batch[0]), batch[1])
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return time.perf_counter() - start
+
+
 def bare(model: nn.Module, batches: list, optimizer: torch.optim.Optimizer) -> float:
-    """Median seconds of a step over tensors that lie ready."""
+    """Median seconds of a step."""
     model.train()
-    seconds = []
-    for x, labels in batches:
-        start = time.perf_counter()
-        loss = F.cross_entropy(model(x), labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[1:])
+    return statistics.median([step(model, batch, optimizer) for batch in batches][1:])
 
 
-def ours(trainer: Trainer, network: Architecture) -> float:
-    """Median seconds of a step of a short training."""
-    at = []
-    trainer.train(network, Recipe(1, BATCH), seed=0, on_step=lambda share: at.append(time.perf_counter()))
-    return statistics.median(after - before for before, after in zip(at[1:], at[2:], strict=False))
+def in_turns(trainer: Trainer, network: Architecture, batches: list) -> tuple[list[float], list[float]]:
+    """Seconds of the steps of a short training, and of as many bare ones of the same network in between."""
+    model, optimizer = fresh(network, torch.channels_last)
+    model.train()
+    own: list[float] = []
+    other: list[float] = []
+    left = 0.0
+
+    def between(share: float) -> None:
+        nonlocal left
+        own.append(time.perf_counter() - left)
+        other.append(step(model, batches[len(other) % len(batches)], optimizer))
+        left = time.perf_counter()
+
+    trainer.train(network, Recipe(ROUNDS, BATCH), seed=0, on_step=between)
+    return own[2:], other[2:]
 
 
 def prepared(trainer: Trainer, size: int, layout: torch.memory_format) -> list:
@@ -82,7 +96,7 @@ def peak() -> float:
 def fresh(network: Architecture, layout: torch.memory_format):
     torch.manual_seed(0)
     model = build(network, 16).to(memory_format=layout)
-    return model, torch.optim.AdamW(parameter_groups(model, 0.05), lr=1e-3)
+    return model, torch.optim.AdamW(parameter_groups(model, 0.05), lr=1e-3, fused=True)
 
 
 def loop(trainer: Trainer) -> list[dict]:
@@ -90,24 +104,19 @@ def loop(trainer: Trainer) -> list[dict]:
     for family, network in networks().items():
         batches = prepared(trainer, network.image_size, torch.channels_last)
         macs = count_macs(build(network, 16), network.image_size)
-        ratios, steps, peaks = [], [], []
-        for _ in range(ROUNDS):
-            first = bare(*((made := fresh(network, torch.channels_last))[0], batches, made[1]))
-            own = ours(trainer, network)
-            second = bare(*((made := fresh(network, torch.channels_last))[0], batches, made[1]))
-            ratios.append((first + second) / 2 / own)
-            steps.append(own)
-            peaks.append(peak())
-        gflops = 3 * 2 * macs * BATCH / statistics.median(steps) / 1e9
+        own, other = in_turns(trainer, network, batches)
+        ratios = [there / here for here, there in zip(own, other, strict=True)]
+        low, ratio, high = statistics.quantiles(ratios, n=4)
+        gflops = 3 * 2 * macs * BATCH / statistics.median(own) / 1e9
         rows.append(
             {
                 "what": "loop",
                 "family": family,
-                "ratio": statistics.median(ratios),
-                "low": min(ratios),
-                "high": max(ratios),
+                "ratio": ratio,
+                "low": low,
+                "high": high,
                 "gflops": gflops,
-                "share_of_peak": gflops / statistics.median(peaks),
+                "share_of_peak": gflops / peak(),
             }
         )
         print(rows[-1], flush=True)

@@ -109,7 +109,7 @@ class FullTraining:
         # Mixup pairs the images of a batch.
         self.batch_size = min(recipe.batch_size, len(self.images)) // 2 * 2
         self.steps = len(self.images) // self.batch_size
-        self.optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=0.0)
+        self.optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=0.0, fused=True)
         self.ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True)
         self.dtype = autocast_dtype(trainer.device)
         self.scaler = torch.amp.GradScaler(trainer.device.type, enabled=self.dtype == torch.float16)

