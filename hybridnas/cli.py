@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from hybridnas.errors import BudgetError, UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 STOPPED = 130
 
@@ -18,6 +22,19 @@ STOPPED = 130
 TARGET_HELP = "What is timed: cpu, cuda, cuda:N, mps, ssh://user@host[:port] or 'command:PROGRAM {model}'."
 RUNTIME_HELP = "What runs the network there: torch, compile, cudagraphs, onnxruntime, openvino, tensorrt."
 PRECISION_HELP = "fp32, fp16, bf16 or int8, where runtime and device have it."
+
+
+def option(*names: str, help: str, panel: str) -> Any:
+    """A flag whose default the help says itself, under a heading."""
+    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False)
+
+
+def wide_console() -> Console:
+    """Where progress and tables go: as wide as the terminal, or wide enough for a table in a file."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=140)
 
 
 def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> None:

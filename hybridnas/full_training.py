@@ -6,7 +6,6 @@ import json
 import pickle
 import time
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from hybridnas.proxy.full import AUGMENTATIONS, Epoch, FullRecipe, FullTraining
 from hybridnas.proxy.training import Trainer, quickest_num_threads
 from hybridnas.report.progress import say, telling
 from hybridnas.starting import DESIGN, Start, Weights, origin, read_training, start, start_from
+from hybridnas.study.run import free_folder, newest_folder
 
 FOLDER = Path("trainings")
 CHECKPOINT = "checkpoint.pt"
@@ -113,13 +113,11 @@ def train_model(config: TrainConfig, *, resume: bool = False, console: Console |
 def _open(config: TrainConfig, *, resume: bool) -> tuple[TrainConfig, Path]:
     """The settings with every default said that depends on the machine or on ARCH, and the folder, which is there."""
     if resume:
-        folder = config.out or _newest()
+        folder = config.out or newest_folder(FOLDER, "training")
         stored = read_training(folder)
         config.check_resumable(stored)
         return stored.model_copy(update={"out": folder}), folder
-    folder = config.out or FOLDER / f"{datetime.now():%Y%m%d-%H%M%S}"
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"--out {folder} exists already; choose another name, or go on with it by --resume.")
+    folder = free_folder(config.out, FOLDER)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -139,13 +137,6 @@ def _threads(config: TrainConfig, architecture: Architecture, dataset: Dataset) 
         return available_cores()
     batch = min(config.batch_size, len(dataset.train), MOST_TRIED)
     return quickest_num_threads(available_cores(), architecture.image_size, batch)
-
-
-def _newest() -> Path:
-    found = sorted(FOLDER.glob("*/config.json"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise RunError(f"--resume: there is no training under {FOLDER}/; name one with --out.")
-    return found[-1].parent
 
 
 def _recipe(config: TrainConfig) -> FullRecipe:

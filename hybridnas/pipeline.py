@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,10 @@ from hybridnas.space import SearchSpace
 from hybridnas.space.around import around
 from hybridnas.study.confirm import LONGER, Confirmed, confirm, margins
 from hybridnas.study.loop import Search, over_budget
-from hybridnas.study.run import Run, load_network
+from hybridnas.study.run import Run, free_folder, load_network, newest_folder
+
+#: Where runs lie that were not given a folder.
+RUNS = Path("runs")
 
 #: Of the allowed time, what is kept for confirming; and the seconds that exporting, timing what was exported and
 #: drawing take, with an ONNX file and without.
@@ -191,11 +193,8 @@ def _open(config: SearchConfig, *, resume: bool) -> tuple[SearchConfig, Path]:
     if not resume:
         if config.trials is None and config.time is None:
             config = config.model_copy(update={"time": DEFAULT_SECONDS})
-        folder = config.out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}"
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ConfigError(f"--out {folder} exists already; choose another name, or go on with it by --resume.")
-        return config, folder
-    folder = config.out or _newest_run()
+        return config, free_folder(config.out, RUNS)
+    folder = config.out or newest_folder(RUNS, "run folder")
     stored = Run.load(folder).config
     config.check_resumable(stored)
     stops = config.model_fields_set & {"trials", "time"}
@@ -232,13 +231,6 @@ def _nothing_trained(search: Search, config: SearchConfig) -> ConfigError:
         f"--time {config.time or 0:g}: no training ended within it; allow more time, fewer --epochs or fewer "
         "--train-images."
     )
-
-
-def _newest_run() -> Path:
-    found = sorted(Path("runs").glob("*/config.json"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise RunError("--resume: there is no run folder under runs/; name one with --out.")
-    return found[-1].parent
 
 
 def _space(config: SearchConfig, snapshot: Path | None) -> tuple[SearchSpace, dict[str, Architecture]]:

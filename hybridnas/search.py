@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hybridnas.cli import PRECISION_HELP, RUNTIME_HELP, TARGET_HELP, run
+from hybridnas.cli import PRECISION_HELP, RUNTIME_HELP, TARGET_HELP, option, run, wide_console
 
 STARTED = time.monotonic()
 
@@ -17,22 +17,18 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 GOAL, RUN, TRAINING, DEVICE = "What to search", "The run", "Short training", "Device"
 
 
-def _option(*names: str, help: str, panel: str) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False)
-
-
 @app.command()
 def search(
     folder: Annotated[Path | None, typer.Argument(help="With --resume: the run folder (default: the newest).")] = None,
     budget_ms: Annotated[
         list[float] | None,
-        _option(help="Median latency allowed. With several targets: one for all, or one each.", panel=GOAL),
+        option(help="Median latency allowed. With several targets: one for all, or one each.", panel=GOAL),
     ] = None,
-    budget_macs: Annotated[float | None, _option(help="Multiply-adds allowed, e.g. 5e6.", panel=GOAL)] = None,
-    budget_params: Annotated[float | None, _option(help="Parameters allowed, e.g. 1e6.", panel=GOAL)] = None,
+    budget_macs: Annotated[float | None, option(help="Multiply-adds allowed, e.g. 5e6.", panel=GOAL)] = None,
+    budget_params: Annotated[float | None, option(help="Parameters allowed, e.g. 1e6.", panel=GOAL)] = None,
     space: Annotated[
         str | None,
-        _option(
+        option(
             help="A shipped space (tiny, hybrid, mobile, edge, server, small_data, coatnet) or a YAML file. "
             "Default: tiny up to 64 px, hybrid above.",
             panel=GOAL,
@@ -40,65 +36,65 @@ def search(
     ] = None,
     around: Annotated[
         str | None,
-        _option(help="Instead: the neighbours of a design of the zoo, or of an architecture.json.", panel=GOAL),
+        option(help="Instead: the neighbours of a design of the zoo, or of an architecture.json.", panel=GOAL),
     ] = None,
     data: Annotated[
         str | None,
-        _option(
+        option(
             help="A folder of class folders, a .csv of path and label, an .npz file, torchvision:NAME or hf:NAME. "
             "Default: embedded images.",
             panel=GOAL,
         ),
     ] = None,
-    trials: Annotated[int | None, _option(help="Stop after so many trained architectures.", panel=RUN)] = None,
+    trials: Annotated[int | None, option(help="Stop after so many trained architectures.", panel=RUN)] = None,
     time: Annotated[
         str | None,
-        _option(help="All must end within this, e.g. 5m or 90s. Default: 4m30s without --trials.", panel=RUN),
+        option(help="All must end within this, e.g. 5m or 90s. Default: 4m30s without --trials.", panel=RUN),
     ] = None,
-    seed: Annotated[int | None, _option(help="Of data split, proposals and trainings. Default: 0.", panel=RUN)] = None,
-    out: Annotated[Path | None, _option(help="The run folder. Default: runs/ and the time.", panel=RUN)] = None,
+    seed: Annotated[int | None, option(help="Of data split, proposals and trainings. Default: 0.", panel=RUN)] = None,
+    out: Annotated[Path | None, option(help="The run folder. Default: runs/ and the time.", panel=RUN)] = None,
     resume: Annotated[
-        bool, _option("--resume", help="Go on with a run; only --trials and --time may change.", panel=RUN)
+        bool, option("--resume", help="Go on with a run; only --trials and --time may change.", panel=RUN)
     ] = False,
     sampler: Annotated[
-        str | None, _option(help="What proposes: tpe, gp, nsga2, random or cost-aware. Default: tpe.", panel=RUN)
+        str | None, option(help="What proposes: tpe, gp, nsga2, random or cost-aware. Default: tpe.", panel=RUN)
     ] = None,
-    epochs: Annotated[int | None, _option(help="Of each short training.", panel=TRAINING)] = None,
-    batch_size: Annotated[int | None, _option(help="Images a training step.", panel=TRAINING)] = None,
+    epochs: Annotated[int | None, option(help="Of each short training.", panel=TRAINING)] = None,
+    batch_size: Annotated[int | None, option(help="Images a training step.", panel=TRAINING)] = None,
     image_size: Annotated[
-        int | None, _option(help="Pixels a side; replaces the image sizes of the space.", panel=TRAINING)
+        int | None, option(help="Pixels a side; replaces the image sizes of the space.", panel=TRAINING)
     ] = None,
     train_images: Annotated[
-        int | None, _option(help="At most so many images a training epoch. Default: 4000.", panel=TRAINING)
+        int | None, option(help="At most so many images a training epoch. Default: 4000.", panel=TRAINING)
     ] = None,
     max_bad: Annotated[
         int | None,
-        _option(help="So many images that cannot be read are left out; one more ends it. Default: 10.", panel=TRAINING),
+        option(help="So many images that cannot be read are left out; one more ends it. Default: 10.", panel=TRAINING),
     ] = None,
     flip: Annotated[
         bool | None,
-        _option("--flip/--no-flip", help="Mirror images at random. Default: no.", panel=TRAINING),
+        option("--flip/--no-flip", help="Mirror images at random. Default: no.", panel=TRAINING),
     ] = None,
     device: Annotated[
-        str | None, _option(help="Trains: cpu, cuda, cuda:N, mps. Default: the best.", panel=DEVICE)
+        str | None, option(help="Trains: cpu, cuda, cuda:N, mps. Default: the best.", panel=DEVICE)
     ] = None,
     target: Annotated[
         list[str] | None,
-        _option(
+        option(
             help=f"{TARGET_HELP} May be given several times. Default: the best device here.",
             panel=DEVICE,
         ),
     ] = None,
     runtime: Annotated[
         str | None,
-        _option(
+        option(
             help=f"{RUNTIME_HELP} Default: torch.",
             panel=DEVICE,
         ),
     ] = None,
-    precision: Annotated[str | None, _option(help=f"{PRECISION_HELP} Default: fp32.", panel=DEVICE)] = None,
-    latency_batch_size: Annotated[int | None, _option(help="Images a timed pass. Default: 1.", panel=DEVICE)] = None,
-    threads: Annotated[int | None, _option(help="CPU threads while timing. Default: all cores.", panel=DEVICE)] = None,
+    precision: Annotated[str | None, option(help=f"{PRECISION_HELP} Default: fp32.", panel=DEVICE)] = None,
+    latency_batch_size: Annotated[int | None, option(help="Images a timed pass. Default: 1.", panel=DEVICE)] = None,
+    threads: Annotated[int | None, option(help="CPU threads while timing. Default: all cores.", panel=DEVICE)] = None,
 ) -> None:
     """Find the architecture that mixes convolution, window and global attention best within a budget.
 
@@ -116,14 +112,10 @@ def search(
             raise typer.BadParameter(f"unexpected argument {position}: a run folder stands after --resume, or --out.")
 
     # Only now: torch, timm and optuna take ten seconds, which --help and a mistyped flag need not pay.
-    from rich.console import Console
-
     from hybridnas.config import SearchConfig
 
     config = SearchConfig.checked(**given)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)
+    console = wide_console()
     with console.status("loading torch, timm and optuna"):
         from hybridnas.pipeline import run_search
 

@@ -126,7 +126,7 @@ def _own(file: Path) -> tuple[Weights, tuple[Tensor, Tensor] | None]:
     try:
         with safe_open(file, "pt") as opened:
             about = opened.metadata() or {}
-            weights = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+            weights = {key: opened.get_tensor(key) for key in opened.keys()}
         figures = [
             torch.tensor(json.loads(about[name]), dtype=torch.float32) for name in ("mean", "std") if name in about
         ]

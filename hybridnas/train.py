@@ -7,15 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from hybridnas.cli import run
+from hybridnas.cli import option, run, wide_console
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 WHAT, RECIPE, DATA = "Where it begins and ends", "Recipe", "Data and device"
-
-
-def _option(*names: str, help: str, panel: str) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False)
 
 
 @app.command()
@@ -25,50 +21,50 @@ def train(
         typer.Argument(metavar="ARCH", help="A run folder, an architecture.json, or a design of the zoo."),
     ] = None,
     data: Annotated[
-        str | None, _option(help="As of search. Default: a run's own, else embedded images.", panel=DATA)
+        str | None, option(help="As of search. Default: a run's own, else embedded images.", panel=DATA)
     ] = None,
-    epochs: Annotated[int | None, _option(help="Default: 30.", panel=RECIPE)] = None,
+    epochs: Annotated[int | None, option(help="Default: 30.", panel=RECIPE)] = None,
     pretrained: Annotated[
         str | None,
-        _option(help="Weights to begin with: a bundle's weights.safetensors, timm's file, or 'timm'.", panel=WHAT),
+        option(help="Weights to begin with: a bundle's weights.safetensors, timm's file, or 'timm'.", panel=WHAT),
     ] = None,
     freeze_backbone: Annotated[
         bool | None,
-        _option(
+        option(
             "--freeze-backbone",
             help="Only a new head learns. Weights: those asked for, or beside ARCH, or timm's of a zoo design.",
             panel=WHAT,
         ),
     ] = None,
-    batch_size: Annotated[int | None, _option(help="Images a step. Default: 64.", panel=RECIPE)] = None,
+    batch_size: Annotated[int | None, option(help="Images a step. Default: 64.", panel=RECIPE)] = None,
     learning_rate: Annotated[
         float | None,
-        _option(help="For a batch of 128. Default: 0.002, from weights 0.0003, of a head alone 0.003.", panel=RECIPE),
+        option(help="For a batch of 128. Default: 0.002, from weights 0.0003, of a head alone 0.003.", panel=RECIPE),
     ] = None,
     augment: Annotated[
         str | None,
-        _option(
+        option(
             help="none, light (crops, RandAugment) or strong (and mixup, cutmix, erasing). "
             "Default: strong from 50 epochs on, else light.",
             panel=RECIPE,
         ),
     ] = None,
     flip: Annotated[
-        bool | None, _option("--flip/--no-flip", help="Mirror images at random. Default: no.", panel=RECIPE)
+        bool | None, option("--flip/--no-flip", help="Mirror images at random. Default: no.", panel=RECIPE)
     ] = None,
-    image_size: Annotated[int | None, _option(help="Pixels a side. Default: ARCH's own.", panel=RECIPE)] = None,
-    train_images: Annotated[int | None, _option(help="At most so many. Default: all.", panel=DATA)] = None,
+    image_size: Annotated[int | None, option(help="Pixels a side. Default: ARCH's own.", panel=RECIPE)] = None,
+    train_images: Annotated[int | None, option(help="At most so many. Default: all.", panel=DATA)] = None,
     max_bad: Annotated[
-        int | None, _option(help="So many unreadable images are left out. Default: 10.", panel=DATA)
+        int | None, option(help="So many unreadable images are left out. Default: 10.", panel=DATA)
     ] = None,
-    device: Annotated[str | None, _option(help="cpu, cuda, cuda:N, mps. Default: the best.", panel=DATA)] = None,
+    device: Annotated[str | None, option(help="cpu, cuda, cuda:N, mps. Default: the best.", panel=DATA)] = None,
     loaders: Annotated[
-        int | None, _option(help="Processes that augment images. Default: none on a CPU, up to 8 else.", panel=DATA)
+        int | None, option(help="Processes that augment images. Default: none on a CPU, up to 8 else.", panel=DATA)
     ] = None,
-    seed: Annotated[int | None, _option(help="Of split, weights and augmentation. Default: 0.", panel=WHAT)] = None,
-    out: Annotated[Path | None, _option(help="Default: trainings/ and the time.", panel=WHAT)] = None,
+    seed: Annotated[int | None, option(help="Of split, weights and augmentation. Default: 0.", panel=WHAT)] = None,
+    out: Annotated[Path | None, option(help="Default: trainings/ and the time.", panel=WHAT)] = None,
     resume: Annotated[
-        bool, _option("--resume", help="Go on with the newest, or the one in --out, after its last epoch.", panel=WHAT)
+        bool, option("--resume", help="Go on with the newest, or the one in --out, after its last epoch.", panel=WHAT)
     ] = False,
 ) -> None:
     """Train an architecture to the end, or fine-tune it, and test it once.
@@ -81,14 +77,10 @@ def train(
     if architecture is None and not resume:
         raise typer.BadParameter("ARCH is missing: a run folder, an architecture.json, or a design of the zoo.")
 
-    from rich.console import Console
-
     from hybridnas.config import TrainConfig
 
     config = TrainConfig.checked(**given)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)
+    console = wide_console()
     with console.status("loading torch and timm"):
         from hybridnas.full_training import train_model
 

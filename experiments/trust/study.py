@@ -179,10 +179,10 @@ def report(data: str) -> None:
     whole = table["reference"].dropna()
     print(f"{len(whole)} networks; reference {whole.mean().mean():.3f} on average, {seconds['reference']:.1f} s each")
     proxies = {
-        variant: [table[variant][seed].dropna() for seed in table[variant]] for variant in VARIANTS if variant in table
+        variant: [table[variant][seed].dropna() for seed in table[variant]]
+        for variant in [*VARIANTS, OWN_SHIFTS]
+        if variant in table
     }
-    if OWN_SHIFTS in table:
-        proxies[OWN_SHIFTS] = [table[OWN_SHIFTS][0].dropna()]
     proxies |= derived(trained, networks)
     lines = []
     for variant, scores in proxies.items():

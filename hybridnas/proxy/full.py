@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from timm.data import Mixup, create_transform
 from timm.utils import ModelEmaV3
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
@@ -29,7 +29,7 @@ from hybridnas.data.batches import resize
 from hybridnas.data.dataset import Split
 from hybridnas.errors import TrainingFailed
 from hybridnas.model import HybridNet
-from hybridnas.proxy.training import Trainer, autocast_dtype, memory_said, parameter_groups, rate
+from hybridnas.proxy.training import Trainer, autocast_dtype, descend, memory_said, parameter_groups, rate
 from hybridnas.seeds import derive_seed
 
 
@@ -212,12 +212,7 @@ class FullTraining:
             scores = self.model.forward_head(features)
             smoothing = 0.0 if self._mixup is not None else self.recipe.label_smoothing  # mixup's have it already
             loss = F.cross_entropy(scores, targets, label_smoothing=smoothing)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
-        self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        descend(loss, self.model, self.optimizer, self.scaler, self.recipe.clip_norm)
         return loss.item()
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:

@@ -178,12 +178,7 @@ class Trainer:
                 with self.lock.shared():  # a timer of any process gets the device between two steps
                     with autocast:
                         loss = F.cross_entropy(model(x), labels, label_smoothing=recipe.label_smoothing)
-                    optimizer.zero_grad(set_to_none=True)
-                    scaler.scale(loss).backward()
-                    scaler.unscale_(optimizer)
-                    nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-                    scaler.step(optimizer)
-                    scaler.update()
+                    descend(loss, model, optimizer, scaler, recipe.clip_norm)
                     schedule.step()
                     if ema is not None:
                         ema.update(model, step=step)
@@ -218,6 +213,18 @@ class Trainer:
         present, labels = batches.labels.cpu().unique(return_inverse=True)
         hits = torch.zeros(len(present), dtype=torch.double).index_add_(0, labels, right)
         return float((hits / labels.bincount()).mean())
+
+
+def descend(
+    loss: Tensor, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, clip_norm: float
+) -> None:
+    """One step of the optimizer down the gradient of `loss`, whose norm is clipped."""
+    optimizer.zero_grad(set_to_none=True)
+    scaler.scale(loss).backward()
+    scaler.unscale_(optimizer)
+    nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    scaler.step(optimizer)
+    scaler.update()
 
 
 @contextmanager

@@ -144,7 +144,8 @@ class CostAwareSampler(BaseSampler):
         return Candidate(self.space.sample(noted), params)
 
     def _propose(self, generator: random.Random, waiting: Sequence[Params]) -> Params:
-        trained = [record for record in self.records if record.status == "complete"]
+        rows = [i for i, record in enumerate(self.records) if record.status == "complete"]
+        trained = [self.records[i] for i in rows]
         known = [self._encoded(record.architecture)[1] for record in self.records]
         tried = {frozenset(params.items()) for params in [*known, *waiting]}
         places = [i for i, each in enumerate(self._pool) if each.identity not in tried]
@@ -165,7 +166,6 @@ class CostAwareSampler(BaseSampler):
             return self._first_that_holds([candidates[i] for i in generator.sample(likely, len(likely))])
         costed = [i for i, latency in enumerate(latencies) if latency is not None][-MOST_LEARNT:]
         latency, _ = regress(seen[costed], np.array([latencies[i] for i in costed], np.float64), pool)
-        rows = [i for i, record in enumerate(self.records) if record.status == "complete"]
         accuracy = np.array([record.accuracy for record in trained], np.float64)
         kept = _best_and_latest(accuracy)
         mean, deviation = regress(seen[rows][kept], accuracy[kept], pool)

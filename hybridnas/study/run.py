@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 
 from hybridnas.architecture import Architecture
 from hybridnas.config import SearchConfig
-from hybridnas.errors import RunError
+from hybridnas.errors import ConfigError, RunError
 from hybridnas.study.records import COLUMNS, front_of, typed
 
 
@@ -105,6 +106,30 @@ class Run:
         if not (best / "weights.safetensors").is_file():
             raise RunError(f"{best} holds no weights: the search did not end; go on with --resume.")
         return load_network(best, self.result["num_classes"])
+
+
+def free_folder(out: Path | None, parent: Path) -> Path:
+    """The folder that was asked for, or one named by the time: it is not there, or empty.
+
+    Raises:
+        ConfigError: something is in it.
+    """
+    folder = out or parent / f"{datetime.now():%Y%m%d-%H%M%S}"
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"--out {folder} exists already; choose another name, or go on with it by --resume.")
+    return folder
+
+
+def newest_folder(parent: Path, what: str) -> Path:
+    """The one that was begun last.
+
+    Raises:
+        RunError: there is none.
+    """
+    found = sorted(parent.glob("*/config.json"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise RunError(f"--resume: there is no {what} under {parent}/; name one with --out.")
+    return found[-1].parent
 
 
 def load_network(folder: Path, num_classes: int) -> Any:
