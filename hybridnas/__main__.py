@@ -7,6 +7,7 @@ import typer
 from hybridnas.cli import run
 from hybridnas.profile import profile
 from hybridnas.recommend import recommend
+from hybridnas.replay import replay
 from hybridnas.report.__main__ import report
 from hybridnas.search import search
 from hybridnas.table import app as table_app
@@ -23,6 +24,7 @@ app = typer.Typer(
 app.command("search")(search)
 app.command("profile")(profile)
 app.command("recommend")(recommend)
+app.command("replay")(replay)
 app.command("report")(report)
 app.command("train")(train)
 app.command("trust")(trust)

@@ -12,6 +12,9 @@ from hybridnas.errors import ConfigError
 
 DEFAULT_SECONDS = 270.0
 
+#: What proposes architectures, by name.
+SAMPLERS = ("tpe", "gp", "nsga2", "random", "cost-aware")
+
 _UNITS = {"h": 3600, "m": 60, "s": 1}
 
 
@@ -26,6 +29,15 @@ def parse_seconds(value: Any) -> Any:
         return float(text)
     except ValueError:
         raise ValueError(f"must be a duration such as 5m, 4m30s or 90s, got {value!r}") from None
+
+
+def parse_counts(value: Any) -> Any:
+    """'1,3,9' as (1, 3, 9); anything else goes back as it came."""
+    if not isinstance(value, str):
+        return value
+    if not re.fullmatch(r"\d+(,\d+)*", value.strip()):
+        raise ValueError(f"must be numbers of epochs such as 1,3,9, got {value!r}")
+    return tuple(int(number) for number in value.split(","))
 
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -96,11 +108,14 @@ class SearchConfig(Settings):
     trials: Count | None = None
     time: Annotated[Positive | None, BeforeValidator(parse_seconds)] = None
     epochs: Count | None = None
+    rungs: Annotated[tuple[Count, ...] | None, BeforeValidator(parse_counts)] = None
     image_size: Annotated[int, Field(ge=8)] | None = None
     batch_size: Count | None = None
     train_images: Count = 4000
     max_bad: Annotated[int, Field(ge=0)] = 10
     flip: bool = False
+    objective: Literal["front", "accuracy", "front+macs", "front+params"] = "front"
+    enqueue: tuple[str, ...] = ()
     sampler: Literal["tpe", "gp", "nsga2", "random", "cost-aware"] = "tpe"
     device: str | None = None
     target: str | tuple[str, ...] | None = None
@@ -128,6 +143,20 @@ class SearchConfig(Settings):
                 f"budget-ms: give one for all, or one for each of the {len(self.targets)} targets, got "
                 f"{len(self.budget_ms)}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _rungs_rise(self) -> SearchConfig:
+        if self.rungs and list(self.rungs) != sorted(set(self.rungs)):
+            raise ValueError(f"rungs: must rise, got {','.join(map(str, self.rungs))}")
+        if self.rungs and self.epochs and self.rungs[-1] > self.epochs:
+            raise ValueError(f"rungs: {self.rungs[-1]} is over the {self.epochs} of --epochs")
+        return self
+
+    @model_validator(mode="after")
+    def _sampler_takes_the_objective(self) -> SearchConfig:
+        if self.sampler == "cost-aware" and "+" in self.objective:
+            raise ValueError(f"sampler: cost-aware knows no third objective, which {self.objective} has; take tpe")
         return self
 
 

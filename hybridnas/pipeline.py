@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -28,10 +28,11 @@ from hybridnas.cost.targets import Model, best_device, local_device
 from hybridnas.data.dataset import Dataset
 from hybridnas.data.loading import Loading, Source
 from hybridnas.data.sources import open_source
-from hybridnas.errors import BudgetError, ConfigError, RunError, TargetError
+from hybridnas.errors import ArchitectureError, BudgetError, ConfigError, RunError, SpaceError, TargetError
 from hybridnas.export.bundle import export_bundle
 from hybridnas.export.onnx import FILE, export_onnx
 from hybridnas.files import write_atomic
+from hybridnas.proxy.rungs import default_rungs
 from hybridnas.proxy.training import DEFAULT_EPOCHS, Recipe, Trainer, quickest_num_threads
 from hybridnas.report.figures import draw_pareto
 from hybridnas.report.progress import SearchDisplay, say, telling
@@ -40,7 +41,9 @@ from hybridnas.space import SearchSpace
 from hybridnas.space.around import around
 from hybridnas.study.confirm import LONGER, Confirmed, confirm, margins
 from hybridnas.study.loop import Search, over_budget
+from hybridnas.study.objective import Objective
 from hybridnas.study.run import Run, free_folder, load_network, newest_folder
+from hybridnas.study.storage import Storage
 
 #: Where runs lie that were not given a folder.
 RUNS = Path("runs")
@@ -86,12 +89,12 @@ def run_search(
     source = open_source(config.data)
     native = config.image_size or source.native_size or 0
     config = _resolved(config, space="tiny" if native <= TINY_LIMIT else "hybrid")
-    space, designs = _space(config, folder / "space.yaml" if resume else None)
+    space, designs = _stored_space(config, folder) if resume else _space(config)
     device = local_device(str(config.device))
     dataset = _load(source, config, max(space.file.image_size), console)
     console.print(
         f"space  {space.name}: {space.size:.3g} architectures, {len(space.layouts())} known layouts"
-        + (f", {len(designs)} published designs" if designs else "")
+        + (f", {len(designs)} designs to try first" if designs else "")
     )
 
     timers = _timers(config, max(space.file.image_size), folder / "environment.json" if resume else None, console)
@@ -101,7 +104,7 @@ def run_search(
     console.print(f"budget {budget}; training on {device}")
     table = Table()
     if not resume:
-        _begin(folder, config, space, timers, dataset)
+        _begin(folder, config, space, designs, timers, dataset)
     else:
         _check_unchanged(dataset, config, folder)
     console.print(f"run    {folder}", soft_wrap=True)
@@ -114,15 +117,28 @@ def run_search(
 
     with closing(table), SearchDisplay(console, config, started) as display:
         costing = Costing(timers, dataset.num_classes, table)
+        objective = Objective(config.objective)
+        assert config.rungs
         search = Search(
-            folder, space, budget, costing, trainer, recipe, config.seed, display.update, designs, config.sampler
+            Storage(folder, len(config.rungs), objective.directions),
+            space,
+            budget,
+            costing,
+            trainer,
+            recipe,
+            config.rungs,
+            config.seed,
+            display.update,
+            designs,
+            config.sampler,
+            objective,
         )
-        before = len(search.records)
+        before = list(search.records)
         with _drawn_if_stopped(folder):
             search.run(trials=config.trials, seconds_left=lambda: end - reserve - time.monotonic())
             if not any(record.status == "complete" for record in search.records):
                 raise _nothing_trained(search, config)
-            if len(search.records) > before or not (folder / "result.json").is_file():
+            if search.records != before or not (folder / "result.json").is_file():
                 _finish(folder, search, lambda: end - finish - time.monotonic(), display.say)
     run = Run.load(folder)
     draw_pareto(run, folder / "pareto.png")
@@ -196,6 +212,8 @@ def _open(config: SearchConfig, *, resume: bool) -> tuple[SearchConfig, Path]:
         return config, free_folder(config.out, RUNS)
     folder = config.out or newest_folder(RUNS, "run folder")
     stored = Run.load(folder).config
+    if stored.rungs is None:
+        raise RunError(f"{folder} was made by an older version, which had no rungs; begin a new run.")
     config.check_resumable(stored)
     stops = config.model_fields_set & {"trials", "time"}
     given: dict[str, Any] = {name: getattr(config, name) for name in stops}
@@ -219,7 +237,12 @@ def _resolved(config: SearchConfig, *, space: str) -> SearchConfig:
         "target": best_device(),
         "threads": available_cores(),
     }
-    return config.model_copy(update={n: value for n, value in defaults.items() if getattr(config, n) is None})
+    config = config.model_copy(update={n: value for n, value in defaults.items() if getattr(config, n) is None})
+    assert config.epochs
+    rungs = default_rungs(config.epochs) if config.rungs is None else config.rungs
+    if rungs and rungs[-1] > config.epochs:
+        raise ConfigError(f"--rungs: {rungs[-1]} is over the {config.epochs} epochs of a training; give more --epochs.")
+    return config.model_copy(update={"rungs": tuple(dict.fromkeys([*rungs, config.epochs]))})
 
 
 def _nothing_trained(search: Search, config: SearchConfig) -> ConfigError:
@@ -233,26 +256,49 @@ def _nothing_trained(search: Search, config: SearchConfig) -> ConfigError:
     )
 
 
-def _space(config: SearchConfig, snapshot: Path | None) -> tuple[SearchSpace, dict[str, Architecture]]:
-    """The space to search, and the published designs in it, by name.
+def _space(config: SearchConfig) -> tuple[SearchSpace, dict[str, Architecture]]:
+    """The space to search, and the designs to try first, by name: published ones in it, and those asked for.
 
-    A run that goes on takes the space from its own folder, whatever became of the file since.
+    Raises:
+        ConfigError: a design that was asked for is not in the space.
     """
     if config.space and config.around:
         raise ConfigError("--space and --around exclude each other: give one of them.")
     size = config.image_size
+    designs: dict[str, Architecture]
     if config.around:
         name = Path(config.around).stem
-        if snapshot:
-            return _stored(snapshot, f"around_{name}"), {}
         own = zoo.read(config.around)
+        designs = {name: replace(own, image_size=size or own.image_size)}
+        space = around(name, designs[name])
+    else:
+        assert config.space
+        space = SearchSpace.load(config.space)
+        if size:
+            space = space.with_image_size(size)
+        designs = dict(map(partial(_held_design, space), space.holds))
+    for name in config.enqueue:
+        own = zoo.read(name)
         design = replace(own, image_size=size or own.image_size)
-        return around(name, design), {name: design}
-    assert config.space
-    space = _stored(snapshot, Path(config.space).stem) if snapshot else SearchSpace.load(config.space)
-    if size:
-        space = space.with_image_size(size)
-    return space, dict(map(partial(_held_design, space), space.holds))
+        try:
+            space.encode(design)
+        except SpaceError as error:
+            raise ConfigError(f"--enqueue {name}: {error}") from None
+        designs[Path(name).parent.name or name if name.endswith(".json") else name] = design
+    return space, designs
+
+
+def _stored_space(config: SearchConfig, folder: Path) -> tuple[SearchSpace, dict[str, Architecture]]:
+    """Those of a run, whatever became of the files since."""
+    name = Path(config.space).stem if config.space else f"around_{Path(str(config.around)).stem}"
+    space = _stored(folder / "space.yaml", name)
+    if config.image_size and config.space:
+        space = space.with_image_size(config.image_size)
+    try:
+        stored = json.loads((folder / "designs.json").read_bytes())
+        return space, {name: Architecture.from_json(json.dumps(design)) for name, design in stored.items()}
+    except (OSError, ValueError, AttributeError, ArchitectureError) as error:
+        raise RunError(f"{folder / 'designs.json'} cannot be read: {error}.") from None
 
 
 def _held_design(space: SearchSpace, name: str) -> tuple[str, Architecture]:
@@ -312,7 +358,14 @@ def _about_timer(timer: Timer) -> str:
     )
 
 
-def _begin(folder: Path, config: SearchConfig, space: SearchSpace, timers: list[Timer], dataset: Dataset) -> None:
+def _begin(
+    folder: Path,
+    config: SearchConfig,
+    space: SearchSpace,
+    designs: Mapping[str, Architecture],
+    timers: list[Timer],
+    dataset: Dataset,
+) -> None:
     """Write what a resumed run needs; config.json last, as it makes the folder a run folder."""
     assert config.batch_size
     environment: dict[str, Any] = {
@@ -323,6 +376,8 @@ def _begin(folder: Path, config: SearchConfig, space: SearchSpace, timers: list[
         "versions": {name: importlib.metadata.version(name) for name in ("hybridnas", "torch", "timm", "optuna")},
     }
     write_atomic(folder / "space.yaml", space.text)
+    first = {name: json.loads(design.to_json()) for name, design in designs.items()}
+    write_atomic(folder / "designs.json", json.dumps(first, indent=2))
     write_atomic(folder / "environment.json", json.dumps(environment, indent=2))
     write_atomic(folder / "config.json", config.model_copy(update={"out": None}).model_dump_json(indent=2))
 
@@ -426,7 +481,7 @@ def _confirmed(winner: Confirmed, confirmed: list[Confirmed], search: Search) ->
         row: dict[str, Any] = {
             "number": each.record.number,
             "design": each.record.design,
-            "accuracy_in_search": each.record.accuracy,
+            "accuracy_in_search": each.record.accuracy if each.record.status == "complete" else None,
             "accuracy": each.accuracy,
             "margin": margin,
             "seeds": max(1, len(each.accuracies)),

@@ -56,10 +56,31 @@ def search(
     resume: Annotated[
         bool, option("--resume", help="Go on with a run; only --trials and --time may change.", panel=RUN)
     ] = False,
+    objective: Annotated[
+        str | None,
+        option(
+            help="front: accuracy against latency (default); accuracy: the best within the budget; front+macs, "
+            "front+params: with a third.",
+            panel=GOAL,
+        ),
+    ] = None,
+    enqueue: Annotated[
+        list[str] | None,
+        option(help="A design to try first: of the zoo, or an architecture.json. May be given often.", panel=RUN),
+    ] = None,
     sampler: Annotated[
         str | None, option(help="What proposes: tpe, gp, nsga2, random or cost-aware. Default: tpe.", panel=RUN)
     ] = None,
     epochs: Annotated[int | None, option(help="Of each short training.", panel=TRAINING)] = None,
+    rungs: Annotated[
+        str | None,
+        option(
+            help="Epochs after which trials are compared and the best third goes on, e.g. 1,3,9. Default: a third of "
+            "--epochs, a third of that, and so on.",
+            panel=TRAINING,
+        ),
+    ] = None,
+    no_rungs: Annotated[bool, option("--no-rungs", help="Train all to the end.", panel=TRAINING)] = False,
     batch_size: Annotated[int | None, option(help="Images a training step.", panel=TRAINING)] = None,
     image_size: Annotated[
         int | None, option(help="Pixels a side; replaces the image sizes of the space.", panel=TRAINING)
@@ -105,6 +126,12 @@ def search(
     for name in ("budget_ms", "target"):
         if name in given:
             given[name] = given[name][0] if len(given[name]) == 1 else tuple(given[name])
+    if "enqueue" in given:
+        given["enqueue"] = tuple(given["enqueue"])
+    if given.pop("no_rungs"):
+        if rungs:
+            raise typer.BadParameter("--no-rungs and --rungs exclude each other: give one of them.")
+        given["rungs"] = ()
     del given["resume"]
     position = given.pop("folder", None)
     if position is not None:

@@ -1,10 +1,11 @@
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridnas.pareto import front, hypervolume
+from hybridnas.pareto import front, hypervolume, ranking
 
 # Few different values, so that ties and duplicates are common.
 COARSE = st.integers(0, 6).map(lambda n: n / 6)
@@ -95,3 +96,15 @@ def test_another_point_never_shrinks_the_hypervolume(points, another):
     after = hypervolume(*unzip([*points, another]), worst_cost=1.0)
     assert after >= before - 1e-12
     assert 0.0 <= after <= 1.0 + 1e-12
+
+
+@given(st.lists(st.tuples(COARSE, COARSE, COARSE), min_size=1, max_size=25))
+def test_whoever_is_dominated_comes_later(points):
+    scores = np.array(points)
+    order = ranking(scores)
+    assert sorted(order) == list(range(len(points)))
+    place = {row: i for i, row in enumerate(order)}
+    for a, one in enumerate(scores):
+        for b, other in enumerate(scores):
+            if (one <= other).all() and (one < other).any():
+                assert place[a] < place[b]

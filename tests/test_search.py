@@ -53,7 +53,7 @@ def copy_of(finished: Path, tmp_path: Path) -> Path:
 
 def test_the_run_folder(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
-    files = "config.json environment.json pareto.csv pareto.png result.json space.yaml study.db trials.csv"
+    files = "config.json designs.json environment.json pareto.csv pareto.png result.json space.yaml study.db trials.csv"
     assert names == {*files.split(), "best", "checkpoints"}
     assert {path.name for path in (finished / "best").iterdir()} == {
         "architecture.json",

@@ -23,7 +23,8 @@ from hybridnas.data.synthetic import synthetic_dataset
 from hybridnas.proxy.training import Recipe, Trainer
 
 HERE = Path(__file__).parent
-FILE = HERE / "trainings.csv"
+DATA = HERE / "data"
+FILE = DATA / "trainings.csv"
 FAMILIES = ("mbconv", "convnext", "window", "global")
 EPOCHS, NUM_IMAGES = 4, 4000
 NUM_REPEATED, NUM_FASHION = 48, 64
@@ -31,7 +32,7 @@ NUM_REPEATED, NUM_FASHION = 48, 64
 
 def architectures() -> dict[str, Architecture]:
     """All 256, by their families."""
-    space = SearchSpace.load(HERE / "closed.yaml")
+    space = SearchSpace.load(DATA / "closed.yaml")
     found = {}
     for families in itertools.product(FAMILIES, repeat=4):
         network = space.design(families)

@@ -26,10 +26,11 @@ WAVELENGTH = 0.13  # about 4 pixels at 32
 GRATING_SIGMA = 0.10
 SPOT_SIGMA = 0.06
 MARGIN = 0.12  # of the centres, to the border
-DISTANCE = (0.40, 0.60)  # from the spot to the grating
+DISTANCE = (0.20, 0.60)  # from the spot to the grating: what near ones teach holds for far ones
 TILT = 0.06  # standard deviation of the orientation, in units of pi: 4 % of the textures end up nearer to another
 WOBBLE = 0.12  # standard deviation of the direction, in units of pi: likewise of the arrangements
-NOISE = 0.1  # standard deviation; the contrasts are 0.6 to 1
+CONTRAST = (0.2, 1.0)  # some images are easy, some hardly to be told: networks differ by how far they get
+NOISE = 0.2  # standard deviation
 
 
 def synthetic_dataset(
@@ -101,4 +102,4 @@ def _around(centre: Floats, size: int) -> tuple[Floats, Floats]:
 
 
 def _contrast(count: int, generator: np.random.Generator) -> Floats:
-    return generator.uniform(0.6, 1.0, (count, 1, 1)).astype(np.float32)
+    return generator.uniform(*CONTRAST, (count, 1, 1)).astype(np.float32)

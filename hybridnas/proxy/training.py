@@ -11,7 +11,10 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 from timm.utils import ModelEmaV3
@@ -23,6 +26,7 @@ from hybridnas.architecture import Architecture
 from hybridnas.data.batches import Batches, channel_statistics
 from hybridnas.data.dataset import Dataset
 from hybridnas.errors import OutOfTime, TrainingFailed
+from hybridnas.files import write_atomic
 from hybridnas.locks import DeviceLock
 from hybridnas.model import HybridNet, build
 
@@ -31,7 +35,7 @@ WORTH = 0.9
 #: A loss over so many times that of guessing, for so many steps, does not come back.
 LOST, LOST_STEPS = 10.0, 5
 #: Epochs of a run where nothing else is asked for.
-DEFAULT_EPOCHS = 2
+DEFAULT_EPOCHS = 3
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Recipe:
 
     epochs: int
     batch_size: int = 32
-    learning_rate: float = 3e-3
+    learning_rate: float = 6e-3
     weight_decay: float = 0.05
     warm_up: float = 0.2  # share of all steps
     label_smoothing: float = 0.1
@@ -121,17 +125,23 @@ class Trainer:
         recipe: Recipe,
         *,
         seed: int,
+        until: int | None = None,
+        checkpoint: Path | None = None,
         seconds_left: float = math.inf,
         on_step: Callable[[float], None] = lambda share: None,
     ) -> TrainingResult:
         """Train a fresh network; the same seed gives the same network on the same machine and versions.
 
+        Stopped after some epochs and gone on with later, it is, on a CPU, the same network as without a stop.
+
         Args:
             architecture: What to train.
             recipe: How.
             seed: Of the weights, the order of the images and the augmentation.
+            until: Stop after so many epochs of the recipe's; None is all.
+            checkpoint: Go on from this file, where it is there and of the same training; it is written at a stop.
             seconds_left: Give up as soon as the run would clearly take longer.
-            on_step: Called with the share done, 0..1, after each step.
+            on_step: Called with the share done of what this call has to do, 0..1, after each step.
 
         Raises:
             TrainingFailed: the loss is no longer finite, stays far above that of guessing, or memory ran out.
@@ -139,13 +149,15 @@ class Trainer:
         """
         torch.set_num_threads(self.threads)
         with memory_said():
-            return self._train(architecture, recipe, seed, seconds_left, on_step)
+            return self._train(architecture, recipe, seed, until or recipe.epochs, checkpoint, seconds_left, on_step)
 
     def _train(
         self,
         architecture: Architecture,
         recipe: Recipe,
         seed: int,
+        until: int,
+        checkpoint: Path | None,
         seconds_left: float,
         on_step: Callable[[float], None],
     ) -> TrainingResult:
@@ -169,10 +181,22 @@ class Trainer:
         augment = augmentation(recipe, architecture.image_size)
         trained: HybridNet = model if ema is None else ema.module
         accuracies: list[float] = []
+        parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule, "scaler": scaler}
+        parts |= {} if ema is None else {"average": ema}
+        identity = {"key": architecture.key, "seed": seed, "recipe": asdict(recipe)}
+        state = read_state(checkpoint, identity)
+        if state:
+            for name, part in parts.items():
+                part.load_state_dict(state[name])
+            order.set_state(state["order"])
+            torch.set_rng_state(state["random"])
+            accuracies += state["accuracies"]
         guessing = math.log(self.dataset.num_classes)
-        step = lost = 0
+        first = step = len(accuracies) * steps_per_epoch
+        last = until * steps_per_epoch
+        lost = 0
         steady = start
-        for _ in range(recipe.epochs):
+        while len(accuracies) < until:
             model.train()
             for x, labels in images.shuffled(recipe.batch_size, order, augment):
                 with self.lock.shared():  # a timer of any process gets the device between two steps
@@ -188,14 +212,19 @@ class Trainer:
                 if not math.isfinite(value) or lost == LOST_STEPS:
                     raise TrainingFailed(f"diverged: the loss is {value:.3g} at step {step} of {total}")
                 now = time.perf_counter()
-                if step == 2:  # the first steps pay for allocation and kernel selection
+                done = step - first
+                if done == 2:  # the first steps pay for allocation and kernel selection
                     steady = now
-                elif step >= 5:
-                    expected = now - start + (now - steady) / (step - 2) * (total - step)
+                elif done >= 5:
+                    expected = now - start + (now - steady) / (done - 2) * (last - step)
                     if expected > seconds_left * 1.1:
                         raise OutOfTime(f"would take {expected:.0f} s, {seconds_left:.0f} s are left")
-                on_step(step / total)
+                on_step(done / (last - first))
             accuracies.append(self.evaluate(trained, "validation"))
+        if checkpoint and until < recipe.epochs:
+            state = {name: part.state_dict() for name, part in parts.items()}
+            state |= {"order": order.get_state(), "random": torch.get_rng_state(), "accuracies": accuracies}
+            write_atomic(checkpoint, partial(torch.save, state | {"identity": identity}))
         return TrainingResult(trained, tuple(accuracies), time.perf_counter() - start)
 
     def evaluate(self, model: HybridNet, part: str, *, batch_size: int = 256) -> float:
@@ -213,6 +242,17 @@ class Trainer:
         present, labels = batches.labels.cpu().unique(return_inverse=True)
         hits = torch.zeros(len(present), dtype=torch.double).index_add_(0, labels, right)
         return float((hits / labels.bincount()).mean())
+
+
+def read_state(checkpoint: Path | None, identity: dict[str, Any]) -> dict[str, Any]:
+    """What a stopped training left; nothing where the file is not there, damaged, or of another training."""
+    if checkpoint is None or not checkpoint.is_file():
+        return {}
+    try:
+        state: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except Exception:  # on a damaged file the unpickler stumbles in any way
+        return {}
+    return state if state.get("identity") == identity else {}
 
 
 def descend(

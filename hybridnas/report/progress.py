@@ -87,10 +87,10 @@ class SearchDisplay:
         """A step was trained, or a trial ended."""
         if progress.ended:
             record = progress.ended
-            if record.accuracy is not None and (self._best is None or record.accuracy > (self._best.accuracy or 0)):
+            if record.status == "complete" and (not self._best or (record.accuracy or 0) > (self._best.accuracy or 0)):
                 self._best = record
             self.say(_line(record))
-        trained = sum(record.accuracy is not None for record in progress.records)
+        trained = sum(record.status != "infeasible" for record in progress.records)
         elapsed = time.monotonic() - self._started
         shares, left = [], ""
         if self._config.trials:
@@ -114,9 +114,13 @@ class SearchDisplay:
 def _line(record: TrialRecord) -> str:
     """One trial: number, outcome, and what it is."""
     name = record.architecture.families + (f" ({record.design})" if record.design else "")
-    if record.status == "complete":
+    if record.status in ("complete", "pruned"):
         ms = " ".join(f"{cost.latency_ms_p50:6.2f}" for cost in record.costs)
-        outcome = f"{100 * (record.accuracy or 0):5.1f} %  {ms} ms  {record.seconds:5.1f} s"
+        epochs = len(record.accuracies)
+        outcome = (
+            f"{100 * (record.accuracy or 0):5.1f} %  {epochs:2d} {'epoch ' if epochs == 1 else 'epochs'} {ms} ms  "
+            f"{record.seconds:5.1f} s"
+        )
     else:
         outcome = f"{record.status}: {record.reason}"
     return f"  {record.number:4d}  {outcome}  {name} {record.architecture.image_size} px"

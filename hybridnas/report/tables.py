@@ -67,8 +67,12 @@ def _cells(row: pd.Series[Any], latencies: list[str]) -> list[str]:
 def summary(run: Run) -> str:
     """The run in a few plain sentences."""
     counts = run.trials.status.value_counts()
-    parts = [f"{counts.get('complete', 0)} trained"]
-    parts += [f"{counts[name]} {name}" for name in ("infeasible", "failed", "pruned") if counts.get(name, 0)]
+    words = {"complete": "trained to the end", "pruned": "stopped at a rung"}
+    parts = [
+        f"{counts[name]} {words.get(name, name)}"
+        for name in ("complete", "pruned", "infeasible", "failed")
+        if counts.get(name, 0)
+    ]
     lines = [f"{len(run.trials)} architectures tried: {', '.join(parts)}."]
     if "winner" in run.result:
         result = run.result
@@ -103,6 +107,7 @@ def _accuracy(row: dict[str, Any], *, balanced: bool) -> str:
 
 def _order_kept(longer: list[dict[str, Any]]) -> list[str]:
     """Whether those that were trained longer kept the order that they had in the search: a first hint, of few pairs."""
+    longer = [row for row in longer if row["accuracy_in_search"] is not None]
     pairs = [
         (one["accuracy"] - other["accuracy"]) * (one["accuracy_in_search"] - other["accuracy_in_search"])
         for one, other in combinations(longer, 2)

@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from scipy import stats
 
@@ -15,7 +16,7 @@ from hybridnas.model import HybridNet, build
 from hybridnas.proxy.training import TrainingResult
 from hybridnas.seeds import derive_seed
 from hybridnas.study.loop import Search, over_budget
-from hybridnas.study.records import TrialRecord, front_of, table
+from hybridnas.study.records import TrialRecord
 
 #: How many designs are confirmed at most, and how many of these are the most accurate: the others are spread over the
 #: rest of the front.
@@ -71,12 +72,11 @@ def confirm(
     Raises:
         BudgetError: none of the designs on the front holds the budget any more.
     """
-    by_number = {record.number: record for record in search.records}
-    front = [by_number[int(number)] for number in front_of(table(search.records)).number[::-1]]
-    candidates = spread([record for record in front if record.number not in passed_over])
+    best = [record for record in search.objective.best(search.records) if record.number not in passed_over]
+    candidates = best if search.objective.aim == "accuracy" else spread(best)
     confirmed: list[Confirmed] = []
     for record in candidates:
-        expected = LONGER * record.seconds + TIMING_S
+        expected = _seconds(search, record) + TIMING_S
         if confirmed and (len(confirmed) == NUM_CONFIRMED or expected > seconds_left()):
             break
         _confirm_one(search, record, confirmed, seconds_left, say)
@@ -87,14 +87,14 @@ def confirm(
         )
     known = best_known(search.records)
     if known and known.number not in {*passed_over, *(each.record.number for each in confirmed)}:
-        if LONGER * known.seconds + TIMING_S <= seconds_left():
+        if _seconds(search, known) + TIMING_S <= seconds_left():
             _confirm_one(search, known, confirmed, seconds_left, say)
             last = confirmed[-1]
-            if last.record is known and not last.longer and not search.checkpoint(known.number).is_file():
-                confirmed.pop()  # off the front the search keeps no network
+            if last.record is known and not last.longer and not weights_of(search, known).is_file():
+                confirmed.pop()  # of what is not among the best the search keeps no network
     for seed in range(1, NUM_SEEDS):
         for each in confirmed:
-            if each.longer and LONGER * each.record.seconds <= seconds_left():
+            if each.longer and _seconds(search, each.record) <= seconds_left():
                 _train_longer(search, each, seed, seconds_left, say)
     for each in confirmed:
         each.model = each.model or _searched_model(search, each.record)
@@ -111,9 +111,9 @@ def spread(best_first: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 
 def best_known(records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """The most accurate trial that is a known design."""
-    known = [record for record in records if record.design and record.status == "complete"]
-    return max(known, key=lambda record: record.accuracy or 0.0, default=None)
+    """The most accurate trial that is a known design, of those that came the furthest."""
+    known = [record for record in records if record.design and record.status in ("complete", "pruned")]
+    return max(known, key=lambda record: (record.rung, record.accuracy or 0.0), default=None)
 
 
 def margins(confirmed: Sequence[Confirmed], num_images: int) -> list[float]:
@@ -176,7 +176,7 @@ def _train_longer(
     each.add(result)
     say(
         f"trial {record.number} confirmed{' again' if number else ''}: accuracy {result.accuracy:.3f} after "
-        f"{recipe.epochs} epochs ({record.accuracies[-1]:.3f} in the search), "
+        f"{recipe.epochs} epochs ({record.accuracies[-1]:.3f} after {len(record.accuracies)} in the search), "
         f"{each.costs[0].latency_ms_p50:.3g} ms"
     )
 
@@ -185,5 +185,16 @@ def _searched_model(search: Search, record: TrialRecord) -> HybridNet:
     from safetensors.torch import load_file
 
     model = build(record.architecture, search.trainer.dataset.num_classes)
-    model.load_state_dict(load_file(search.checkpoint(record.number)))
+    model.load_state_dict(load_file(weights_of(search, record)))
     return model.eval()
+
+
+def weights_of(search: Search, record: TrialRecord) -> Path:
+    """Where the search keeps a trial's weights, if it is among the best."""
+    assert search.storage
+    return search.storage.weights(record.number)
+
+
+def _seconds(search: Search, record: TrialRecord) -> float:
+    """What training a design longer takes."""
+    return LONGER * search.recipe.epochs * record.seconds / len(record.accuracies)

@@ -39,6 +39,8 @@ Params = dict[str, Any]
 
 #: Trained designs before accuracies are modelled, and costed ones before costs are.
 NUM_STARTUP, NUM_STARTUP_COSTS = 10, 4
+#: Trials that ended a rung before it is the one that is modelled.
+NUM_LEVEL = 8
 #: Candidates drawn once for a search, and those made for each proposal from the front by changing one to three choices.
 NUM_RANDOM, NUM_NEIGHBOURS = 2000, 200
 MOST_CHANGES = 3
@@ -73,6 +75,9 @@ class CostAwareSampler(BaseSampler):
         foresee: What the table knows of a design's costs, None where it lacks a part.
         reference_ms: The reference network's milliseconds on every target.
         seed: Of the candidates.
+        rungs: Epochs after which trials are compared. Accuracies of the lower ones help to foresee those of the highest
+            that enough trials ended.
+        latency_counts: Whether latency is an objective, or bounded alone.
     """
 
     def __init__(
@@ -83,6 +88,9 @@ class CostAwareSampler(BaseSampler):
         foresee: Callable[[Architecture], Sequence[Cost] | None],
         reference_ms: Sequence[float],
         seed: int,
+        rungs: Sequence[int] = (1,),
+        *,
+        latency_counts: bool = True,
     ) -> None:
         self.space = space
         self.records = records
@@ -90,6 +98,8 @@ class CostAwareSampler(BaseSampler):
         self.foresee = foresee
         self.reference_ms = reference_ms
         self.seed = seed
+        self.rungs = rungs
+        self.latency_counts = latency_counts
         self._proposal: Params = {}
         self._known: dict[str, tuple[dict[str, Value], Params]] = {}
 
@@ -99,7 +109,7 @@ class CostAwareSampler(BaseSampler):
         if not trial.system_attrs.get("fixed_params"):
             running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
             waiting = [each.params for each in running if each.number != trial.number]
-            self._proposal = self._propose(random.Random(derive_seed(self.seed, trial.number)), waiting)
+            self._proposal = self._propose(random.Random(derive_seed(self.seed, len(self.records))), waiting)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """None: which choices there are depends on others."""
@@ -144,8 +154,7 @@ class CostAwareSampler(BaseSampler):
         return Candidate(self.space.sample(noted), params)
 
     def _propose(self, generator: random.Random, waiting: Sequence[Params]) -> Params:
-        rows = [i for i, record in enumerate(self.records) if record.status == "complete"]
-        trained = [self.records[i] for i in rows]
+        trained = [self.records[i] for i in self._ended(self._levels()[-1])]
         known = [self._encoded(record.architecture)[1] for record in self.records]
         tried = {frozenset(params.items()) for params in [*known, *waiting]}
         places = [i for i, each in enumerate(self._pool) if each.identity not in tried]
@@ -161,17 +170,17 @@ class CostAwareSampler(BaseSampler):
         pool = np.vstack([pool, self._encoding(waiting)])
         seen = self._encoding(known)
         feasible = self._feasible(seen, pool)[:size]
-        if len(trained) < NUM_STARTUP:
+        if len(self._ended(self.rungs[0])) < NUM_STARTUP:
             likely = np.flatnonzero(feasible >= min(0.5, feasible.max())).tolist()
             return self._first_that_holds([candidates[i] for i in generator.sample(likely, len(likely))])
         costed = [i for i, latency in enumerate(latencies) if latency is not None][-MOST_LEARNT:]
         latency, _ = regress(seen[costed], np.array([latencies[i] for i in costed], np.float64), pool)
-        accuracy = np.array([record.accuracy for record in trained], np.float64)
-        kept = _best_and_latest(accuracy)
-        mean, deviation = regress(seen[rows][kept], accuracy[kept], pool)
+        rows, accuracy, mean, deviation = self._foreseen(seen, pool)
         # Those in flight count as if they had come out as expected: the next one is to be elsewhere.
         accuracy = np.append(accuracy, mean[size:])
         taken = np.append(np.array([latencies[i] for i in rows], np.float64), latency[size:])
+        if not self.latency_counts:
+            latency, taken = np.zeros_like(latency), np.zeros_like(taken)
 
         def gain(which: NDArray[np.intp], at: Floats) -> Floats:
             return expected_hypervolume_improvement(
@@ -189,10 +198,40 @@ class CostAwareSampler(BaseSampler):
         for place in self._distinct(best, candidates):
             costs = self.foresee(candidates[place].architecture)
             if costs is not None:
-                latency[place] = self._latency(costs) or 0.0
+                latency[place] = (self._latency(costs) or 0.0) if self.latency_counts else 0.0
                 feasible[place] = float(self.budget.excess(costs) <= 0)
                 value[place] = (gain(np.array([place]), latency[place : place + 1]) * feasible[place])[0]
         return candidates[int(np.argmax(value))].params
+
+    def _foreseen(self, seen: Floats, pool: Floats) -> tuple[list[int], Floats, Floats, Floats]:
+        """Accuracy at the highest rung that enough trials ended: who these are, theirs, mean and deviation of the pool.
+
+        What a rung's model says of a design is, scaled, the prior mean of the next one's (Kennedy and O'Hagan, 2000).
+        """
+        both = np.vstack([seen, pool])
+        prior, doubt = np.zeros(len(both)), np.zeros(len(both))
+        for level, epochs in enumerate(self._levels()):
+            rows = self._ended(epochs)
+            accuracy = np.array([self.records[i].accuracies[epochs - 1] for i in rows])
+            if level:
+                slope, offset = np.polyfit(prior[rows], accuracy, 1)
+                prior, doubt = slope * prior + offset, abs(slope) * doubt
+            kept = _best_and_latest(accuracy)
+            learnt = np.array(rows)[kept]
+            mean, deviation = regress(seen[learnt], accuracy[kept] - prior[learnt], both)
+            prior, doubt = prior + mean, np.hypot(doubt, deviation)
+        return rows, accuracy, prior[len(seen) :], doubt[len(seen) :]
+
+    def _levels(self) -> list[int]:
+        """Epochs of the rungs that are modelled."""
+        first, *others = self.rungs
+        return [first, *(epochs for epochs in others if len(self._ended(epochs)) >= NUM_LEVEL)]
+
+    def _ended(self, epochs: int) -> list[int]:
+        """Which trials were trained for so long at least."""
+        return [
+            i for i, record in enumerate(self.records) if len(record.accuracies) >= epochs and record.status != "failed"
+        ]
 
     def _distinct(self, order: Sequence[int] | NDArray[np.intp], candidates: Sequence[Candidate]) -> list[int]:
         """The first few in that order that are different architectures, and new: several choices may make one."""

@@ -1,32 +1,32 @@
-"""The search itself: ask for an architecture, cost it, train it if it holds the budget, tell.
+"""The search itself: propose an architecture, cost it, train it if it holds the budget, let the best train on.
 
-Optuna's study in `study.db` is the truth; each trial carries its `TrialRecord` as a user attribute, written before it
-is told. `trials.csv` is rewritten from it after each trial.
+The trials on disk are the truth (`storage`): all else is made from them.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 
-import optuna
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, TrialState
 
 from hybridnas.architecture import Architecture
 from hybridnas.cost.measure import MARGIN, Budget, Cost, Costing
-from hybridnas.errors import BudgetError, CannotRun, OutOfTime, RunError, TrainingFailed
-from hybridnas.files import write_atomic
-from hybridnas.model import HybridNet
+from hybridnas.errors import BudgetError, CannotRun, OutOfTime, TrainingFailed
+from hybridnas.proxy.rungs import num_places, standings
 from hybridnas.proxy.training import Recipe, Trainer, TrainingResult
 from hybridnas.seeds import derive_seed
 from hybridnas.space import SearchSpace
-from hybridnas.study.records import Status, TrialRecord, front_of, table
-from hybridnas.study.sampler import make_sampler, suggest, to_params
+from hybridnas.study.objective import Objective
+from hybridnas.study.proposals import Proposal, Proposals
+from hybridnas.study.records import Status, TrialRecord
+from hybridnas.study.storage import Storage
 
 #: After so many designs that all were over the budget, none of them trained, the budget is taken to be out of reach.
 HOPELESS = 60
@@ -34,16 +34,15 @@ HOPELESS = 60
 EXHAUSTED = 100
 #: A random point instead of the sampler's after so many proposals in a row that were tried before.
 STUBBORN = 3
+#: A search ends after so many trainings in a row that did not fit into the time that is left.
+TOO_LONG = 3
 
-RECORD = "record"
 COST_AWARE = "cost-aware"
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Told to the caller as the search goes: the share of the trial in flight, or a trial that ended."""
+    """Told to the caller as the search goes: the share of the training in flight, or a trial that ended a rung."""
 
     records: list[TrialRecord]
     ended: TrialRecord | None = None
@@ -52,227 +51,253 @@ class Progress:
 
 @dataclass
 class Search:
-    """A study in a run folder, with all that one trial needs.
+    """A search, with all that one trial needs.
 
     Args:
-        folder: The run folder.
+        storage: Where trials are kept, and where those of an earlier process are found; None keeps nothing.
         space: What is searched.
         budget: What must hold before anything is trained.
         costing: Counts, predicts and times on every target.
         trainer: Trains on the data.
         recipe: How.
+        rungs: Epochs after which trials are compared and the best go on, ascending; the last are the recipe's.
         seed: Of proposals and trainings.
         report: Called as the search goes.
-        designs: Published designs to try first, by name.
+        designs: Designs to try first, by name.
         sampler: `cost-aware`, or a name that `make_sampler` knows.
+        objective: What is best.
+
+    Raises:
+        SpaceError: the space does not hold one of the designs.
     """
 
-    folder: Path
+    storage: Storage | None
     space: SearchSpace
     budget: Budget
     costing: Costing
     trainer: Trainer
     recipe: Recipe
+    rungs: Sequence[int]
     seed: int
     report: Callable[[Progress], None] = lambda progress: None
     designs: Mapping[str, Architecture] = field(default_factory=dict)
     sampler: str = "tpe"
+    objective: Objective = field(default_factory=Objective)
     records: list[TrialRecord] = field(default_factory=list)
-    _known: dict[str, TrialRecord] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.study = open_study(self.folder)
-        for trial in self.study.get_trials(deepcopy=False):
-            if RECORD in trial.user_attrs:
-                self._keep(TrialRecord.from_json(trial.user_attrs[RECORD]))
-        if not self.study.get_trials(deepcopy=False):
-            for name, architecture in self.designs.items():
-                self._enqueue_point(architecture, {"design": name})
-            for name, families in self.space.layouts().items():
-                self._enqueue(name, families, size=0.5)
-        self._requeue_lost()
+        self._places: dict[str, int] = {}
+        self.spent: defaultdict[str, float] = defaultdict(float)  # seconds, by what was done
+        self.designs = {name: self._in_space(design) for name, design in self.designs.items()}
+        for rung, trial, record in self.storage.load() if self.storage else ():
+            self._put(record)
+            self._proposals.tell(rung, record, trial)
 
     def run(self, *, trials: int | None, seconds_left: Callable[[], float]) -> None:
-        """Search until `trials` were trained or no other fits into the time that is left.
+        """Search until `trials` were begun, and those of them that earn it trained to the end, or time is up.
 
         Raises:
             BudgetError: nothing that was seen holds the budget.
         """
-        repeats = 0
-        dropped = 0
-        while trials is None or self.num_trained < trials:
-            if seconds_left() < self._typical_seconds() or dropped == 3:
+        too_long = 0
+        while too_long < TOO_LONG:
+            going_on = self._promoted()
+            if going_on is None and trials is not None and self.num_begun >= trials:
                 break
-            trial, architecture = self._ask(stubborn=repeats >= STUBBORN)
-            known = self._known.get(architecture.key)
-            if known is not None:
-                repeats += 1
-                self._tell_again(trial, known)
-                if repeats >= EXHAUSTED:
-                    break
-                continue
-            repeats = 0
+            if seconds_left() < self._typical_seconds(going_on):
+                break
             try:
-                self._try(trial, architecture, seconds_left)
+                if going_on is not None:
+                    self._train(going_on, going_on.rung + 1, seconds_left)
+                else:
+                    with self._clock("proposing"):
+                        proposal = self._propose()
+                    if proposal is None:
+                        break
+                    self._try(proposal, seconds_left)
             except OutOfTime:
-                # Stays as a trial in flight: a resumed search begins it again.
-                dropped += 1
-        if not any(record.status in ("complete", "failed") for record in self.records) and self.records:
+                too_long += 1
+        if self.num_begun == 0 and self.records:
             raise self._over_budget()
 
-    @cached_property
-    def _cost_aware(self) -> BaseSampler:
-        from hybridnas.study.cost_aware import CostAwareSampler  # scikit-learn takes two seconds
-
-        costing = self.costing
-        return CostAwareSampler(self.space, self.records, self.budget, costing.foresee, costing.reference_ms, self.seed)
-
     @property
-    def num_trained(self) -> int:
-        """Trials that were trained, whether or not that went well."""
-        return sum(record.status in ("complete", "failed") for record in self.records)
+    def num_begun(self) -> int:
+        """Trials that were trained, whether or not to the end, and whether or not that went well."""
+        return sum(record.status != "infeasible" for record in self.records)
 
-    def checkpoint(self, number: int) -> Path:
-        """Where the weights of a trial on the front lie."""
-        return self.folder / "checkpoints" / f"trial-{number}.safetensors"
+    @cached_property
+    def _proposals(self) -> Proposals:
+        sampler: str | BaseSampler = self.sampler
+        if sampler == COST_AWARE:
+            from hybridnas.study.cost_aware import CostAwareSampler  # scikit-learn takes two seconds
 
-    def _ask(self, *, stubborn: bool) -> tuple[optuna.Trial, Architecture]:
-        number = len(self.study.get_trials(deepcopy=False))
-        if stubborn:
-            self.study.sampler = make_sampler("random", self.seed, number)
-        elif self.sampler == COST_AWARE:
-            self.study.sampler = self._cost_aware
-        else:
-            self.study.sampler = make_sampler(self.sampler, self.seed, number)
-        trial = self.study.ask()
-        return trial, suggest(trial, self.space)
+            costing = self.costing
+            sampler = CostAwareSampler(
+                self.space,
+                self.records,
+                self.budget,
+                costing.foresee,
+                costing.reference_ms,
+                self.seed,
+                self.rungs,
+                latency_counts=self.objective.aim != "accuracy",
+            )
+        return Proposals(self.space, self.objective, len(self.rungs), sampler, self.seed)
 
-    def _try(self, trial: optuna.Trial, architecture: Architecture, seconds_left: Callable[[], float]) -> None:
+    def _in_space(self, design: Architecture) -> Architecture:
+        """A design as the space has it, which does not tell all of a published one's details apart."""
+        choices = self.space.encode(design)
+        return self.space.sample(lambda name, _: choices[name])
+
+    @contextmanager
+    def _clock(self, doing: str) -> Iterator[None]:
+        start = time.perf_counter()
         try:
-            costs = self.costing.assess(architecture, self.budget)
+            yield
+        finally:
+            self.spent[doing] += time.perf_counter() - start
+
+    def _propose(self) -> Proposal | None:
+        """A design that was not tried before, None if there seems to be none."""
+        for known in self._known_designs():
+            if known.architecture.key not in self._places:
+                return known
+        for attempt in range(EXHAUSTED):
+            found = self._proposals.next(len(self.records), attempt, at_random=attempt >= STUBBORN)
+            if found.architecture.key not in self._places:
+                return found
+        return None
+
+    def _known_designs(self) -> Iterator[Proposal]:
+        """Those that were given, the known layouts at middle size, and at their least those that were too much."""
+        yield from (Proposal(architecture, name) for name, architecture in self.designs.items())
+        too_large = []
+        for name, families in self.space.layouts().items():
+            middle = self.space.design(families, size=0.5)
+            if middle is None:
+                continue
+            yield Proposal(middle, name)
+            place = self._places.get(middle.key)
+            if place is not None and self.records[place].status == "infeasible":
+                too_large.append((name, families))
+        for name, families in too_large:
+            least = self.space.design(families, size=0.0)
+            if least is not None:
+                yield Proposal(least, name)
+
+    def _try(self, proposal: Proposal, seconds_left: Callable[[], float]) -> None:
+        """Cost a new design; if it holds the budget, train it up to the first rung."""
+        architecture = proposal.architecture
+        status: Status = "infeasible"
+        try:
+            with self._clock("costing"):
+                costs = self.costing.assess(architecture, self.budget)
+            reason = over_budget(costs, self.budget)
         except CannotRun as problem:
-            self._end(trial, architecture, "failed", str(problem), self.costing.count(architecture))
-            return
-        excess = self.budget.excess(costs)
-        trial.set_constraint("budget", excess)
-        if excess > 0:
-            self._end(trial, architecture, "infeasible", over_budget(costs, self.budget), costs)
-            self._try_smaller(trial)
-            if len(self.records) >= HOPELESS and all(r.status == "infeasible" for r in self.records):
+            costs = self.costing.count(architecture)
+            status, reason = "failed", str(problem)
+        seed = derive_seed(self.seed, architecture.key)
+        record = TrialRecord(len(self.records), architecture, proposal.design, status, reason, costs, (), 0.0, seed)
+        if status == "failed" or self.budget.excess(costs) > 0:
+            self._end(record, attrs=proposal.attrs)
+            if len(self.records) >= HOPELESS and self.num_begun == 0:
                 raise self._over_budget()
             return
-        seed = derive_seed(self.seed, architecture.key)
+        self._train(record, 0, seconds_left, proposal.attrs)
+
+    def _train(
+        self,
+        record: TrialRecord,
+        rung: int,
+        seconds_left: Callable[[], float],
+        attrs: Mapping[str, object] | None = None,
+    ) -> None:
+        """Train a design up to a rung."""
         try:
-            result = self.trainer.train(
-                architecture,
-                self.recipe,
-                seed=seed,
-                seconds_left=seconds_left(),
-                on_step=lambda share: self.report(Progress(self.records, share=share)),
-            )
+            with self._clock("training"):
+                result = self.trainer.train(
+                    record.architecture,
+                    self.recipe,
+                    seed=record.seed,
+                    until=self.rungs[rung],
+                    checkpoint=self.storage.checkpoint(record.number) if self.storage else None,
+                    seconds_left=seconds_left(),
+                    on_step=lambda share: self.report(Progress(self.records, share=share)),
+                )
         except TrainingFailed as failure:
-            self._end(trial, architecture, "failed", str(failure), costs, seed=seed)
-        else:
-            self._end(trial, architecture, "complete", "", costs, result, seed=seed)
+            self._end(replace(record, status="failed", reason=str(failure), rung=rung), attrs=attrs)
+            return
+        self._end(
+            replace(
+                record,
+                status="pruned" if rung + 1 < len(self.rungs) else "complete",
+                accuracies=result.accuracies,
+                seconds=record.seconds + result.seconds,
+                worst_latency=self.budget.worst_latency(record.costs, self.costing.reference_ms),
+                rung=rung,
+            ),
+            result,
+            attrs,
+        )
 
     def _end(
-        self,
-        trial: optuna.Trial,
-        architecture: Architecture,
-        status: Status,
-        reason: str,
-        costs: tuple[Cost, ...],
-        result: TrainingResult | None = None,
-        seed: int = 0,
+        self, record: TrialRecord, result: TrainingResult | None = None, attrs: Mapping[str, object] | None = None
     ) -> None:
-        """Write one finished trial: its record, then Optuna's state, then the table."""
-        record = TrialRecord(
-            number=trial.number,
-            architecture=architecture,
-            design=trial.user_attrs.get("design", ""),
-            status=status,
-            reason=reason,
-            costs=costs,
-            accuracies=result.accuracies if result else (),
-            seconds=result.seconds if result else 0.0,
-            seed=seed,
-            worst_latency=self.budget.worst_latency(costs, self.costing.reference_ms) if result else None,
-        )
-        self._keep(record)
-        if result:
-            self._keep_front(record.number, result.model)
-        trial.set_user_attr(RECORD, record.to_json())
-        self._tell(trial, record)
-        write_atomic(self.folder / "trials.csv", table(self.records).to_csv(index=False))
+        """Keep a trial that ended a rung."""
+        with self._clock("keeping"):
+            self._keep(record, result, attrs)
         self.report(Progress(self.records, ended=record))
 
-    def _tell(self, trial: optuna.Trial | int, record: TrialRecord) -> None:
-        if record.status == "complete":
-            assert record.accuracy is not None and record.worst_latency is not None
-            self.study.tell(trial, [record.accuracy, record.worst_latency])
-        else:
-            # A constraint with state PRUNED teaches TPE that the point is infeasible, without any accuracy.
-            state = TrialState.PRUNED if record.status == "infeasible" else TrialState.FAIL
-            self.study.tell(trial, state=state)
+    def _keep(self, record: TrialRecord, result: TrainingResult | None, attrs: Mapping[str, object] | None) -> None:
+        self._put(record)
+        trial = self._proposals.frozen(record, self.budget.excess(record.costs), attrs)
+        self._proposals.tell(record.rung, record, trial)
+        if self.storage:
+            if result and record.status == "complete":
+                self.storage.save_weights(record.number, result.model)
+            self.storage.add(record.rung, trial, self.records)
+            best = self.objective.best(self.records)
+            self.storage.clear([r.number for r in best], [r.number for r in self._contenders()])
 
-    def _tell_again(self, trial: optuna.Trial, known: TrialRecord) -> None:
-        """A proposal that was tried before: never trained again, its stored value is told."""
-        trial.set_constraint("budget", self.budget.excess(known.costs))
-        trial.set_user_attr("duplicate_of", known.number)
-        self._tell(trial, known)
+    def _put(self, record: TrialRecord) -> None:
+        place = self._places.setdefault(record.architecture.key, len(self.records))
+        self.records[place : place + 1] = [record]
 
-    def _keep(self, record: TrialRecord) -> None:
-        self.records.append(record)
-        self._known[record.architecture.key] = record
+    def _promoted(self) -> TrialRecord | None:
+        """The trial that goes on to the next rung, from the highest rung that has one."""
+        for rung in reversed(range(len(self.rungs) - 1)):
+            ended, order, gone_on = self._standings(rung)
+            earned = order[: num_places(len(ended))] if len(gone_on) < num_places(len(ended)) else []
+            for row in earned:
+                if row not in gone_on:
+                    return ended[row]
+        return None
 
-    def _keep_front(self, number: int, model: HybridNet) -> None:
-        """Keep the weights of the trials on the front and of no others."""
-        from safetensors.torch import save_file
+    def _contenders(self) -> list[TrialRecord]:
+        """Trials that were stopped and may yet go on."""
+        found = []
+        for rung in range(len(self.rungs) - 1):
+            ended, order, gone_on = self._standings(rung)
+            near = order[: 2 * num_places(len(ended))]
+            found += [ended[row] for row in near if row not in gone_on]
+        return found
 
-        on_front = {int(n) for n in front_of(table(self.records)).number}
-        if number in on_front:
-            weights = {name: value.contiguous() for name, value in model.state_dict().items()}
-            write_atomic(self.checkpoint(number), lambda path: save_file(weights, path))
-        for path in (self.folder / "checkpoints").glob("trial-*.safetensors"):
-            if int(path.stem.removeprefix("trial-")) not in on_front:
-                path.unlink(missing_ok=True)
+    def _standings(self, rung: int) -> tuple[list[TrialRecord], list[int], set[int]]:
+        """The trials that ended a rung, their places in the order in which they go on, and those that have gone on."""
+        ended = [r for r in self.records if len(r.accuracies) >= self.rungs[rung] and r.status != "failed"]
+        # Attention starts more slowly than convolution.
+        families = [main_family(record.architecture) for record in ended] if rung == 0 else None
+        order = standings(self.objective.scores(ended, self.rungs[rung]), families) if ended else []
+        return ended, order, {row for row, record in enumerate(ended) if record.rung > rung}
 
-    def _enqueue_point(self, architecture: Architecture, attrs: Mapping[str, object]) -> None:
-        params = to_params(self.space, self.space.encode(architecture))
-        self.study.enqueue_trial(params, user_attrs=dict(attrs), skip_if_exists=True)
-
-    def _enqueue(self, name: str, families: tuple[str, ...], *, size: float) -> None:
-        design = self.space.design(families, size=size)
-        if design is not None:
-            self._enqueue_point(design, {"design": name, "size": size})
-
-    def _try_smaller(self, trial: optuna.Trial) -> None:
-        """A known layout that is over the budget at middle size gets a second chance at its smallest."""
-        if trial.user_attrs.get("size") == 0.5:
-            name = trial.user_attrs["design"]
-            self._enqueue(name, self.space.layouts()[name], size=0.0)
-
-    def _requeue_lost(self) -> None:
-        """Trials that were in flight when an earlier process ended are begun again."""
-        lost = [t for t in self.study.get_trials(deepcopy=False) if t.state == TrialState.RUNNING]
-        for trial in lost:
-            self._settle(trial)
-
-    def _settle(self, trial: FrozenTrial) -> None:
-        """Finish telling what was recorded; of the rest, fail the old trial and enqueue its design anew."""
-        if RECORD in trial.user_attrs:
-            self._tell(trial.number, TrialRecord.from_json(trial.user_attrs[RECORD]))
-            return
-        self.study.tell(trial.number, state=TrialState.FAIL)
-        if "duplicate_of" not in trial.user_attrs:
-            attrs: Mapping[str, object] = {k: trial.user_attrs[k] for k in ("design", "size") if k in trial.user_attrs}
-            params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-            self.study.enqueue_trial(params, user_attrs={**attrs, "retry_of": trial.number})
-
-    def _typical_seconds(self) -> float:
-        """What a trial that is trained takes, at least: half the median of those so far."""
-        seconds = [record.seconds for record in self.records if record.accuracies]
-        return 0.5 * statistics.median(seconds) if seconds else 0.0
+    def _typical_seconds(self, going_on: TrialRecord | None) -> float:
+        """What the next training takes, at least: half of what an epoch took so far for each of its epochs."""
+        trained = [going_on] if going_on else [record for record in self.records if record.accuracies]
+        if not trained:
+            return 0.0
+        rung = going_on.rung + 1 if going_on else 0
+        epochs = self.rungs[rung] - (len(going_on.accuracies) if going_on else 0)
+        return 0.5 * epochs * statistics.median(record.seconds / len(record.accuracies) for record in trained)
 
     def _over_budget(self) -> BudgetError:
         timed = [r for r in self.records if r.cost.milliseconds is not None]
@@ -290,26 +315,6 @@ class Search:
                 f"{smallest.cost.params / 1e6:.3g} M parameters: {describe(smallest.architecture)}"
             )
         return BudgetError(f"The budget of {self.budget} is out of reach in the space {self.space.name}: {seen}.")
-
-
-def open_study(folder: Path) -> optuna.Study:
-    """The study of a run folder, made if there is none: accuracy up, latency down.
-
-    Raises:
-        RunError: study.db is damaged.
-    """
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        return optuna.create_study(
-            storage=f"sqlite:///{folder / 'study.db'}",
-            study_name="search",
-            directions=["maximize", "minimize"],
-            load_if_exists=True,
-        )
-    except (SQLAlchemyError, RuntimeError) as error:
-        first = str(error).partition("\n")[0]
-        raise RunError(f"{folder / 'study.db'} cannot be opened: {first}.") from None
 
 
 def over_budget(costs: Sequence[Cost], budget: Budget) -> str:
@@ -333,3 +338,11 @@ def describe(architecture: Architecture) -> str:
     """An architecture in one line: 'mbconv x2 32, global x4 96 at 32 px'."""
     stages = ", ".join(f"{stage.block} x{stage.depth} {stage.width}" for stage in architecture.stages if stage.depth)
     return f"{stages} at {architecture.image_size} px"
+
+
+def main_family(architecture: Architecture) -> str:
+    """The family of most of its blocks."""
+    blocks: Counter[str] = Counter()
+    for stage in architecture.stages:
+        blocks[stage.block] += stage.depth
+    return blocks.most_common(1)[0][0]

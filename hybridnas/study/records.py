@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import pandas as pd
+from moocore import is_nondominated
 
 from hybridnas.architecture import Architecture
 from hybridnas.cost.measure import Cost
@@ -31,7 +32,8 @@ class TrialRecord:
 
     `design` names the known layout that it is, or is empty. `costs` has one cost a target, in the run's order;
     `worst_latency` is the one figure of them all that the search minimises (`Budget.worst_latency`). `accuracies`
-    holds the validation accuracy after each epoch; it is empty unless the trial was trained. `reason` says why a
+    holds the validation accuracy after each epoch; it is empty unless the trial was trained. `rung` is the one that was
+    tried last, counted from 0; after all but the last `status` is pruned until the trial goes on. `reason` says why a
     trial is infeasible or failed.
     """
 
@@ -45,6 +47,7 @@ class TrialRecord:
     seconds: float
     seed: int
     worst_latency: float | None = None
+    rung: int = 0
 
     @property
     def cost(self) -> Cost:
@@ -53,7 +56,7 @@ class TrialRecord:
 
     @property
     def accuracy(self) -> float | None:
-        """Validation accuracy at the end of training, 0..1."""
+        """Validation accuracy at the last rung that it ended, 0..1."""
         return self.accuracies[-1] if self.accuracies else None
 
     def to_json(self) -> str:
@@ -80,7 +83,7 @@ class TrialRecord:
             "number": self.number,
             "key": self.architecture.key,
             "design": self.design,
-            "rung": 0 if self.accuracies else None,
+            "rung": self.rung if self.accuracies else None,
             "status": self.status,
             "reason": self.reason,
             "layout": self.architecture.layout,
@@ -115,10 +118,14 @@ def typed(frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def front_of(trials: pd.DataFrame, latency: str = "worst_latency") -> pd.DataFrame:
-    """The trained trials that no other beats in both accuracy and a latency, fastest first.
+def front_of(trials: pd.DataFrame, latency: str = "worst_latency", third: str | None = None) -> pd.DataFrame:
+    """The trials trained to the end that no other beats in accuracy and a latency (and a third), fastest first.
 
     A trial is trained only within the budget, so all of them hold it.
     """
     done = trials[trials.status == "complete"]
-    return done.iloc[front(done.accuracy.tolist(), done[latency].tolist())]
+    if third is None:
+        return done.iloc[front(done.accuracy.tolist(), done[latency].tolist())]
+    scores = done[["accuracy", latency, third]].astype("float64").assign(accuracy=-done.accuracy)
+    kept: pd.DataFrame = done[is_nondominated(scores.to_numpy())].sort_values(latency)
+    return kept

@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.trial import BaseTrial
 
 from hybridnas.architecture import Architecture, Value
 from hybridnas.seeds import derive_seed
@@ -27,7 +28,7 @@ def distribution(values: Sequence[Value]) -> BaseDistribution:
     return IntDistribution(ordered[0], ordered[-1], step=step) if step else IntDistribution(0, len(values) - 1)
 
 
-def suggest(trial: optuna.Trial, space: SearchSpace) -> Architecture:
+def suggest(trial: BaseTrial, space: SearchSpace) -> Architecture:
     """Let `trial` choose an architecture."""
 
     def choose(name: str, values: Sequence[Any]) -> Any:
@@ -58,16 +59,16 @@ def stored(values: Sequence[Any], value: Any) -> Any:
     return value if not _ordered(values) or _even_step(sorted(values)) else sorted(values).index(value)
 
 
-def make_sampler(name: str, seed: int, number: int) -> BaseSampler:
-    """One of Optuna's, seeded for trial `number` alone: a resumed search goes on as if never stopped.
+def make_sampler(name: str, seed: int, *asked: int) -> BaseSampler:
+    """One of Optuna's, seeded for one asking alone: a resumed search goes on as if never stopped.
 
     Args:
         name: `tpe`: multivariate and grouped; `gp`: a Gaussian process over what all designs choose, TPE for the rest;
             `nsga2`; `random`.
         seed: The run's.
-        number: The trial's.
+        asked: Which asking it is: of what trial, the how manieth.
     """
-    own = derive_seed(seed, number)
+    own = derive_seed(seed, *asked)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # group=True
         if name == "nsga2":

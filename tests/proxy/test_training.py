@@ -168,3 +168,35 @@ def test_averaged_weights_are_evaluated(trainer: Trainer, architecture: Architec
     pairs = zip(plain.model.parameters(), averaged.model.parameters(), strict=True)
     assert not any(torch.equal(own, mean) for own, mean in pairs if own.ndim > 1)
     assert averaged.accuracy > 0.6
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_stopped_and_gone_on_with_it_is_the_same_training(
+    trainer: Trainer, architecture: Architecture, tmp_path: Path, ema_decay: float
+) -> None:
+    recipe = replace(RECIPE, epochs=4, ema_decay=ema_decay)
+    whole = trainer.train(architecture, recipe, seed=1)
+    file = tmp_path / "stopped.pt"
+    shares: list[float] = []
+    for until in (1, 3, None):
+        torch.manual_seed(99)  # whatever was drawn in between
+        found = trainer.train(architecture, recipe, seed=1, until=until, checkpoint=file, on_step=shares.append)
+        assert found.accuracies == whole.accuracies[: until or 4]
+    assert all(torch.equal(a, b) for a, b in zip(*(r.model.state_dict().values() for r in (whole, found)), strict=True))
+    steps = len(trainer.dataset.train) // recipe.batch_size
+    assert len(shares) == 4 * steps and shares.count(1.0) == 3
+
+
+def test_of_another_training_or_damaged_a_checkpoint_counts_as_none(
+    trainer: Trainer, architecture: Architecture, tmp_path: Path
+) -> None:
+    file = tmp_path / "stopped.pt"
+    expected = trainer.train(architecture, RECIPE, seed=1)
+    for seed, recipe in ((2, RECIPE), (1, replace(RECIPE, learning_rate=1e-3))):
+        trainer.train(architecture, recipe, seed=seed, until=1, checkpoint=file)
+        assert trainer.train(architecture, RECIPE, seed=1, checkpoint=file).accuracies == expected.accuracies
+    for damaged in (b"", b"torn", file.read_bytes()[:-500]):
+        file.write_bytes(damaged)
+        assert trainer.train(architecture, RECIPE, seed=1, checkpoint=file).accuracies == expected.accuracies
+    torch.save({"identity": print}, file)  # code: refused
+    assert trainer.train(architecture, RECIPE, seed=1, checkpoint=file).accuracies == expected.accuracies

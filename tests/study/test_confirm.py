@@ -9,7 +9,9 @@ from hybridnas.study.confirm import NUM_CONFIRMED, NUM_MOST_ACCURATE, Confirmed,
 
 
 def record(number, accuracy=0.5, design="", status="complete"):
-    return SimpleNamespace(number=number, accuracy=accuracy, accuracies=(accuracy,), design=design, status=status)
+    return SimpleNamespace(
+        number=number, accuracy=accuracy, accuracies=(accuracy,), design=design, status=status, rung=0
+    )
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 6, 20])

@@ -9,18 +9,21 @@ import pytest
 import torch
 from fakes import CountingTimer
 from optuna.trial import TrialState
+from safetensors.torch import load_file
 
 from hybridnas.cost.latency import Timer
 from hybridnas.cost.measure import Budget, Costing
 from hybridnas.cost.table import Table
 from hybridnas.data.loading import Loading
 from hybridnas.data.sources import open_source
-from hybridnas.errors import BudgetError, CannotRun, OutOfTime, TargetError, TrainingFailed
+from hybridnas.errors import BudgetError, CannotRun, OutOfTime, RunError, TargetError, TrainingFailed
 from hybridnas.proxy.training import Recipe, Trainer
 from hybridnas.space import SearchSpace
 from hybridnas.study.loop import HOPELESS, Search
-from hybridnas.study.records import front_of, table
+from hybridnas.study.objective import NUM_BEST, Aim, Objective
+from hybridnas.study.records import TrialRecord, front_of, table
 from hybridnas.study.run import Run
+from hybridnas.study.storage import Storage
 
 MakeSearch = Callable[..., Search]
 
@@ -57,11 +60,25 @@ def make_search(tmp_path: Path, space_file: Path, trainer: Trainer, make_costing
         folder: str = "run",
         space: SearchSpace | None = None,
         timers: Sequence[Timer] = (),
+        rungs: Sequence[int] = (1,),
+        sampler: str = "tpe",
+        aim: Aim = "front",
+        costing: Costing | None = None,
     ) -> Search:
         (tmp_path / folder).mkdir(exist_ok=True)
         space = space or SearchSpace.load(space_file)
+        objective = Objective(aim)
         return Search(
-            tmp_path / folder, space, budget, make_costing(*timers), trainer, Recipe(1, batch_size=64), seed=0
+            Storage(tmp_path / folder, len(rungs), objective.directions),
+            space,
+            budget,
+            costing or make_costing(*timers),
+            trainer,
+            Recipe(rungs[-1], batch_size=64),
+            rungs,
+            seed=0,
+            sampler=sampler,
+            objective=objective,
         )
 
     return make
@@ -105,7 +122,7 @@ def test_what_is_over_budget_is_never_trained(make_search: MakeSearch, monkeypat
     assert all(r.cost.macs <= 84_000 for r in complete)
     assert "MMAC over 0.084" in infeasible[0].reason
     assert sorted(trained) == sorted(r.architecture.key for r in complete)
-    told = search.study.get_trials(deepcopy=False)
+    told = search.storage.studies[0].get_trials(deepcopy=False)
     assert all(told[r.number].state == TrialState.PRUNED for r in infeasible)
     assert all(told[r.number].constraints["budget"] > 0 for r in infeasible)
 
@@ -138,11 +155,6 @@ def test_a_space_searched_through_ends_and_nothing_is_trained_twice(make_search:
     search.run(trials=50, seconds_left=forever)
     keys = [record.architecture.key for record in search.records]
     assert len(keys) == len(set(keys)) == 4
-    again = [t for t in search.study.get_trials(deepcopy=False) if "duplicate_of" in t.user_attrs]
-    by_number = {record.number: record for record in search.records}
-    assert again
-    for trial in again:
-        assert trial.values[0] == by_number[trial.user_attrs["duplicate_of"]].accuracy
 
 
 def test_a_failed_training_is_kept_with_its_reason_and_the_search_goes_on(
@@ -162,7 +174,7 @@ def test_a_failed_training_is_kept_with_its_reason_and_the_search_goes_on(
     search.run(trials=4, seconds_left=forever)
     assert [record.status for record in search.records] == ["complete", "failed", "complete", "complete"]
     assert search.records[1].reason == "diverged: the loss is nan at step 3 of 4"
-    assert search.study.trials[1].state == TrialState.FAIL
+    assert search.storage.studies[0].trials[1].state == TrialState.FAIL
 
 
 def test_stopped_and_resumed_it_makes_the_same_trials(make_search: MakeSearch, tmp_path: Path) -> None:
@@ -176,41 +188,31 @@ def test_stopped_and_resumed_it_makes_the_same_trials(make_search: MakeSearch, t
 
 
 def test_a_trial_in_flight_is_begun_again(make_search: MakeSearch, monkeypatch: pytest.MonkeyPatch) -> None:
-    search = make_search()
-    search.run(trials=2, seconds_left=forever)
+    whole = make_search(folder="whole")
+    whole.run(trials=9, seconds_left=forever)
 
     def die(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(search.trainer, "train", die)
-        with pytest.raises(KeyboardInterrupt):
-            search.run(trials=3, seconds_left=forever)
-    lost = [trial for trial in search.study.trials if trial.state == TrialState.RUNNING]
-    assert [trial.user_attrs["design"] for trial in lost] == [list(search.space.layouts())[2]]
-
-    again = make_search()
-    assert not [t for t in again.study.trials if t.state == TrialState.RUNNING]
-    names = list(again.space.layouts())
-    again.run(trials=len(names), seconds_left=forever)
-    assert {record.design for record in again.records} == set(names), "the design in flight was tried again"
-    assert [record.number for record in again.records[:2]] == [0, 1]
+    for killed in (trainer_of, storage_of):  # in a training, and when it ended but was not stored
+        search = make_search(folder=killed.__name__)
+        search.run(trials=8, seconds_left=forever)
+        with monkeypatch.context() as patch:
+            patch.setattr(*killed(search), die)
+            with pytest.raises(KeyboardInterrupt):
+                search.run(trials=9, seconds_left=forever)
+        again = make_search(folder=killed.__name__)
+        assert len(again.records) == 8
+        again.run(trials=9, seconds_left=forever)
+        assert [r.architecture for r in again.records] == [r.architecture for r in whole.records]
 
 
-def test_a_record_written_but_not_told_is_not_lost(make_search: MakeSearch, monkeypatch: pytest.MonkeyPatch) -> None:
-    search = make_search()
+def trainer_of(search: Search) -> tuple[object, str]:
+    return search.trainer, "train"
 
-    def die(*args: object, **kwargs: object) -> None:
-        raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(optuna.Study, "tell", die)
-        with pytest.raises(KeyboardInterrupt):
-            search.run(trials=1, seconds_left=forever)
-    again = make_search()
-    assert again.num_trained == 1
-    assert again.study.trials[0].state == TrialState.COMPLETE
-    assert again.study.trials[0].values[0] == again.records[0].accuracy
+def storage_of(search: Search) -> tuple[object, str]:
+    return search.storage, "add"
 
 
 def test_what_does_not_fit_into_the_time_is_dropped(make_search: MakeSearch, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,13 +333,97 @@ def test_what_the_table_shows_to_be_over_the_budget_is_not_timed(make_search: Ma
 
 @pytest.mark.parametrize("sampler", ["gp", "nsga2", "random", "cost-aware"])
 def test_every_sampler_proposes_designs_and_goes_on(make_search: MakeSearch, sampler: str) -> None:
-    whole = make_search(folder="whole")
-    parts = make_search(folder="parts")
-    whole.sampler = parts.sampler = sampler
+    whole = make_search(folder="whole", sampler=sampler)
+    parts = make_search(folder="parts", sampler=sampler)
     whole.run(trials=14, seconds_left=forever)
     parts.run(trials=12, seconds_left=forever)
-    later = make_search(folder="parts")
-    later.sampler, later.costing = sampler, parts.costing  # the table outlives a process
+    later = make_search(folder="parts", sampler=sampler, costing=parts.costing)  # the table outlives a process
     later.run(trials=14, seconds_left=forever)
     assert [r.architecture.key for r in later.records] == [r.architecture.key for r in whole.records]
     assert len({record.architecture.key for record in whole.records}) == 14
+
+
+def test_the_best_third_of_each_rung_goes_on(make_search: MakeSearch, tmp_path: Path) -> None:
+    search = make_search(rungs=(1, 2, 4))
+    order = []
+    search.report = lambda progress: order.append(progress.ended) if progress.ended else None
+    search.run(trials=9, seconds_left=forever)
+    assert len(search.records) == 9
+    lengths = sorted(len(record.accuracies) for record in search.records)
+    assert lengths == [1] * 6 + [2] * 2 + [4]
+    for record in search.records:
+        assert (record.rung, record.status) == {1: (0, "pruned"), 2: (1, "pruned"), 4: (2, "complete")}[
+            len(record.accuracies)
+        ]
+    assert len(order) == 9 + 3 + 1
+    assert [len(study.trials) for study in search.storage.studies] == [9, 3, 1]
+    assert [r.number for r in search.objective.best(search.records)] == [
+        r.number for r in search.records if r.status == "complete"
+    ]
+    assert table(search.records).status.value_counts().to_dict() == {"pruned": 8, "complete": 1}
+
+
+def test_at_a_rung_it_goes_on_from_where_it_stopped(make_search: MakeSearch, tmp_path: Path) -> None:
+    search = make_search(rungs=(1, 3))
+    search.run(trials=6, seconds_left=forever)
+    done = [record for record in search.records if record.status == "complete"]
+    assert len(done) == 2
+    for record in done:
+        whole = search.trainer.train(record.architecture, search.recipe, seed=record.seed)
+        assert whole.accuracies == record.accuracies
+        kept = search.storage.weights(record.number)
+        if kept.is_file():
+            weights = load_file(kept)
+            assert all(torch.equal(value, weights[name]) for name, value in whole.model.state_dict().items())
+    stopped = {path.name for path in (tmp_path / "run" / "checkpoints").glob("stopped-*")}
+    assert stopped <= {f"stopped-{r.number}.pt" for r in search.records if r.status == "pruned"}
+
+
+def test_stopped_among_rungs_it_makes_the_same_trials(make_search: MakeSearch, tmp_path: Path) -> None:
+    whole = make_search(folder="whole", rungs=(1, 2))
+    whole.run(trials=9, seconds_left=forever)
+    for trials in (2, 5, 9):
+        parts = make_search(folder="parts", rungs=(1, 2))
+        parts.run(trials=trials, seconds_left=forever)
+        for path in (tmp_path / "parts" / "checkpoints").glob("stopped-*"):  # what is gone is trained again
+            path.unlink() if trials == 2 else path.write_bytes(b"torn")
+    again = make_search(folder="parts", rungs=(1, 2)).records
+    assert [(r.number, r.architecture, r.accuracies, r.status, r.rung) for r in again] == [
+        (r.number, r.architecture, r.accuracies, r.status, r.rung) for r in whole.records
+    ]
+
+
+def test_one_objective_finds_the_most_accurate(make_search: MakeSearch) -> None:
+    search = make_search(aim="accuracy")
+    search.run(trials=8, seconds_left=forever)
+    assert search.storage.studies[0].directions == [optuna.study.StudyDirection.MAXIMIZE]
+    best = search.objective.best(search.records)
+    assert [r.accuracy for r in best] == sorted((r.accuracy for r in search.records), reverse=True)[:NUM_BEST]
+    assert all(search.storage.weights(record.number).is_file() for record in best)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "gp"])
+def test_a_third_objective_widens_the_front(make_search: MakeSearch, sampler: str) -> None:
+    search = make_search(aim="front+params", sampler=sampler)
+    search.run(trials=14, seconds_left=forever)
+    best = {r.number for r in search.objective.best(search.records)}
+    assert best >= {r.number for r in Objective("front").best(search.records)}
+    for record in search.records:
+        beaten = any(
+            all(b <= a for a, b in zip(row(record), row(other), strict=True)) and row(record) != row(other)
+            for other in search.records
+        )
+        assert (record.number in best) != beaten
+
+
+def row(record: TrialRecord) -> tuple[float, float, int]:
+    return -record.accuracies[-1], record.worst_latency or 0.0, record.cost.params
+
+
+def test_a_damaged_study_is_said(make_search: MakeSearch, tmp_path: Path) -> None:
+    make_search().run(trials=1, seconds_left=forever)
+    with pytest.raises(RunError, match=r"study.db is of a search with another objective"):
+        make_search(aim="accuracy")
+    (tmp_path / "run" / "study.db").write_bytes(b"nothing" * 1000)
+    with pytest.raises(RunError, match=r"study.db cannot be opened: .*not a database"):
+        make_search()

@@ -1,0 +1,104 @@
+"""What a sampler proposes, and what it is told.
+
+Samplers ask studies in memory, one a rung, that are built from the trials on disk: a proposal depends on the run's seed
+and the trials that ended alone, and a search that goes on proposes what it would have without a stop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import optuna
+from optuna.samplers import BaseSampler
+from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
+
+from hybridnas.architecture import Architecture
+from hybridnas.space import SearchSpace
+from hybridnas.study.objective import Objective
+from hybridnas.study.records import TrialRecord
+from hybridnas.study.sampler import make_sampler, suggest, to_params
+from hybridnas.study.storage import RECORD
+
+#: Trials that ended a rung before a sampler learns from that rung and no longer from the one below.
+ENOUGH = 15
+
+
+class Proposal(NamedTuple):
+    """An architecture to try.
+
+    `design` names the known design that it is, or is empty; `attrs` is what the sampler noted of it.
+    """
+
+    architecture: Architecture
+    design: str = ""
+    attrs: Mapping[str, Any] = {}
+
+
+class Proposals:
+    """Asks a sampler and tells it what became of all trials.
+
+    Args:
+        space: What is searched.
+        objective: Which figures of a trial are its values.
+        num_rungs: Of the search.
+        sampler: A sampler, or what `make_sampler` knows one by.
+        seed: Of the run.
+    """
+
+    def __init__(
+        self, space: SearchSpace, objective: Objective, num_rungs: int, sampler: str | BaseSampler, seed: int
+    ) -> None:
+        self.space = space
+        self.objective = objective
+        self.sampler = sampler
+        self.seed = seed
+        self._studies = [optuna.create_study(directions=objective.directions) for _ in range(num_rungs)]
+        self._ended = [0] * num_rungs
+        self._attrs: dict[int, Mapping[str, Any]] = {}
+
+    def next(self, number: int, attempt: int, *, at_random: bool) -> Proposal:
+        """What to try as trial `number`, at the `attempt`-th asking; the sampler's choice, or any."""
+        study = self._studies[max((rung for rung, ended in enumerate(self._ended) if ended >= ENOUGH), default=0)]
+        sampler = "random" if at_random else self.sampler
+        study.sampler = make_sampler(sampler, self.seed, number, attempt) if isinstance(sampler, str) else sampler
+        trial = study.ask()
+        architecture = suggest(trial, self.space)
+        attrs = study.trials[-1].system_attrs
+        study.tell(trial, state=TrialState.FAIL)  # what becomes of it is told as a trial of its own
+        return Proposal(architecture, attrs=attrs)
+
+    def frozen(self, record: TrialRecord, excess: float, attrs: Mapping[str, Any] | None = None) -> FrozenTrial:
+        """A record as Optuna stores it, whose sampler noted `attrs`, at first; what is over the budget has no values.
+
+        Args:
+            record: The trial.
+            excess: By what share it is over the budget (`Budget.excess`).
+            attrs: What the sampler noted of the proposal; None where it was told before, on a lower rung.
+        """
+        trial = FixedTrial(to_params(self.space, self.space.encode(record.architecture)))
+        suggest(trial, self.space)
+        trained = record.status in ("complete", "pruned")
+        # A constraint with state PRUNED teaches TPE that the point is infeasible, without any accuracy.
+        state = TrialState.COMPLETE if trained else TrialState.FAIL
+        if record.status == "infeasible":
+            state = TrialState.PRUNED
+        return create_trial(
+            state=state,
+            values=self.objective.values(record) if trained else None,
+            params=trial.params,
+            distributions=trial.distributions,
+            constraints=None if attrs is None else {"budget": excess},  # it is one of the attributes noted at first
+            user_attrs={RECORD: record.to_json(), "design": record.design, "key": record.architecture.key},
+            system_attrs=dict(self._attrs[record.number] if attrs is None else attrs),
+        )
+
+    def tell(self, rung: int, record: TrialRecord, trial: FrozenTrial) -> None:
+        """A trial that ended a rung, or none."""
+        self._attrs.setdefault(record.number, trial.system_attrs)
+        if record.status == "infeasible":
+            for study in self._studies:
+                study.add_trial(trial)
+            return
+        self._studies[rung].add_trial(trial)
+        self._ended[rung] += trial.state == TrialState.COMPLETE
