@@ -13,7 +13,7 @@ from hybridnas.errors import ConfigError
 DEFAULT_SECONDS = 270.0
 
 #: What proposes architectures, by name.
-SAMPLERS = ("tpe", "gp", "nsga2", "random", "cost-aware")
+SAMPLERS = ("cost-aware", "tpe", "gp", "nsga2", "random")
 
 _UNITS = {"h": 3600, "m": 60, "s": 1}
 
@@ -116,7 +116,7 @@ class SearchConfig(Settings):
     flip: bool = False
     objective: Literal["front", "accuracy", "front+macs", "front+params"] = "front"
     enqueue: tuple[str, ...] = ()
-    sampler: Literal["tpe", "gp", "nsga2", "random", "cost-aware"] = "tpe"
+    sampler: Literal["auto", "cost-aware", "tpe", "gp", "nsga2", "random"] = "auto"
     device: str | None = None
     target: str | tuple[str, ...] | None = None
     runtime: str = "torch"

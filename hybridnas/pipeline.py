@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -19,19 +18,18 @@ from rich.console import Console
 from hybridnas import zoo
 from hybridnas.architecture import Architecture
 from hybridnas.config import DEFAULT_SECONDS, SearchConfig
-from hybridnas.cost.latency import Latency, Timer, available_cores
-from hybridnas.cost.measure import Budget, Costing, timed
+from hybridnas.cost.latency import Timer, available_cores
+from hybridnas.cost.measure import Budget, Costing
 from hybridnas.cost.reference import reference_for
 from hybridnas.cost.runtimes import Setting
 from hybridnas.cost.table import Table
-from hybridnas.cost.targets import Model, best_device, local_device
+from hybridnas.cost.targets import best_device, local_device
 from hybridnas.data.dataset import Dataset
 from hybridnas.data.loading import Loading, Source
 from hybridnas.data.sources import open_source
-from hybridnas.errors import ArchitectureError, BudgetError, ConfigError, RunError, SpaceError, TargetError
-from hybridnas.export.bundle import export_bundle
-from hybridnas.export.onnx import FILE, export_onnx
+from hybridnas.errors import ArchitectureError, ConfigError, RunError, SpaceError, TargetError
 from hybridnas.files import write_atomic
+from hybridnas.finishing import finish_run
 from hybridnas.proxy.rungs import default_rungs
 from hybridnas.proxy.training import DEFAULT_EPOCHS, Recipe, Trainer, quickest_num_threads
 from hybridnas.report.figures import draw_pareto
@@ -39,10 +37,9 @@ from hybridnas.report.progress import SearchDisplay, say, telling
 from hybridnas.report.tables import front_table, summary
 from hybridnas.space import SearchSpace
 from hybridnas.space.around import around
-from hybridnas.study.confirm import LONGER, Confirmed, confirm, margins
-from hybridnas.study.loop import Search, over_budget
+from hybridnas.study.loop import Search
 from hybridnas.study.objective import Objective
-from hybridnas.study.run import Run, free_folder, load_network, newest_folder
+from hybridnas.study.run import Run, free_folder, newest_folder
 from hybridnas.study.storage import Storage
 
 #: Where runs lie that were not given a folder.
@@ -53,8 +50,6 @@ RUNS = Path("runs")
 CONFIRM_SHARE = 0.2
 FINISH_S, FINISH_ONNX_S = 22.0, 40.0
 
-#: How often and how long an exported file is timed, and the seconds between.
-SITTINGS, SITTING_S, PAUSE_S = 3, 2.0, 3.0
 #: By what share a machine may have become slower or faster without a warning.
 DRIFT = 0.1
 
@@ -132,14 +127,17 @@ def run_search(
             designs,
             config.sampler,
             objective,
+            display.say,
+            started,
         )
         before = list(search.records)
+        search.spent["starting"] = time.monotonic() - started
         with _drawn_if_stopped(folder):
             search.run(trials=config.trials, seconds_left=lambda: end - reserve - time.monotonic())
             if not any(record.status == "complete" for record in search.records):
                 raise _nothing_trained(search, config)
             if search.records != before or not (folder / "result.json").is_file():
-                _finish(folder, search, lambda: end - finish - time.monotonic(), display.say)
+                finish_run(folder, search, lambda: end - finish - time.monotonic(), display.say)
     run = Run.load(folder)
     draw_pareto(run, folder / "pareto.png")
     console.print(front_table(run))
@@ -380,119 +378,6 @@ def _begin(
     write_atomic(folder / "designs.json", json.dumps(first, indent=2))
     write_atomic(folder / "environment.json", json.dumps(environment, indent=2))
     write_atomic(folder / "config.json", config.model_copy(update={"out": None}).model_dump_json(indent=2))
-
-
-def _finish(folder: Path, search: Search, seconds_left: Callable[[], float], say: Callable[[str], None]) -> None:
-    """Export the most accurate design whose exported file, timed on every target, holds the budget.
-
-    Raises:
-        BudgetError: none does.
-    """
-    passed_over: set[int] = set()
-    while True:
-        try:
-            confirmed = confirm(search, seconds_left, say, passed_over)
-        except BudgetError:
-            shutil.rmtree(folder / "best", ignore_errors=True)  # of a design that does not hold it
-            raise
-        for candidate in confirmed:
-            latencies = _export(folder / "best", candidate, search)
-            costs = tuple(
-                timed(cost, latency, cost.predicted_ms)
-                for cost, latency in zip(candidate.record.costs, latencies, strict=True)
-            )
-            number = candidate.record.number
-            if search.budget.surely_held(costs):
-                _write_result(folder, candidate, confirmed, latencies, search)
-                return
-            reason = over_budget(costs, search.budget) or f"{latencies[0].high:.3g} ms in one of {SITTINGS} sittings"
-            say(f"trial {number}, exported, is over the budget: {reason}; trying the next")
-            passed_over.add(number)
-
-
-def _export(best: Path, candidate: Confirmed, search: Search) -> list[Latency]:
-    """Write the files and time them, read back from disk, on every target."""
-    trainer, timers = search.trainer, search.costing.timers
-    assert candidate.model
-    model = candidate.model.cpu()
-    export_bundle(
-        model,
-        best,
-        class_names=trainer.dataset.class_names,
-        mean=trainer.mean.tolist(),
-        std=trainer.std.tolist(),
-    )
-    setting, size = timers[0].setting, model.architecture.image_size
-    if setting.takes_file:
-        export_onnx(model, best, setting)
-        return [_time_file(timer, best / FILE, size) for timer in timers]
-    (best / FILE).unlink(missing_ok=True)  # of a design that was passed over
-    deployed = load_network(best, trainer.dataset.num_classes).deploy()
-    return [_time_file(timer, deployed, size) for timer in timers]
-
-
-def _time_file(timer: Timer, model: Model, image_size: int) -> Latency:
-    return timer.measure_apart(model, image_size, sittings=SITTINGS, seconds=SITTING_S, pause=PAUSE_S)
-
-
-def _write_result(
-    folder: Path, winner: Confirmed, confirmed: list[Confirmed], latencies: list[Latency], search: Search
-) -> None:
-    dataset = search.trainer.dataset
-    targets = [
-        {
-            "target": cost.target,
-            "runtime": cost.runtime,
-            "precision": cost.precision,
-            "budget_ms": search.budget.ms_on(i),
-            "predicted_ms": cost.predicted_ms,
-            "latency_ms_p50": latency.p50,
-            "latency_ms_low": latency.low,
-            "latency_ms_high": latency.high,
-            "latency_ms_p95": latency.p95,
-            "latency_ms_raw_p50": latency.raw_p50,
-            "num_samples": latency.num_samples,
-            "reference_ms": timer.reference_ms,
-        }
-        for i, (cost, latency, timer) in enumerate(
-            zip(winner.record.costs, latencies, search.costing.timers, strict=True)
-        )
-    ]
-    found = _confirmed(winner, confirmed, search)
-    own = next(row for row in found if row["number"] == winner.record.number)
-    result = {
-        "winner": winner.record.number,
-        "num_classes": dataset.num_classes,
-        "targets": targets,
-        "balanced": not dataset.is_balanced,
-        **{name: own[name] for name in ("accuracy", "margin", "seeds", "epochs", "test_accuracy")},
-        "confirmed": found,
-    }
-    write_atomic(folder / "result.json", json.dumps(result, indent=2))
-    run = Run.load(folder)
-    write_atomic(folder / "pareto.csv", run.front().to_csv(index=False))
-
-
-def _confirmed(winner: Confirmed, confirmed: list[Confirmed], search: Search) -> list[dict[str, Any]]:
-    """What is known of each that was confirmed; the test images are shown to the winner and the known designs alone."""
-    trainer = search.trainer
-    rows = []
-    for each, margin in zip(confirmed, margins(confirmed, len(trainer.dataset.validation)), strict=True):
-        row: dict[str, Any] = {
-            "number": each.record.number,
-            "design": each.record.design,
-            "accuracy_in_search": each.record.accuracy if each.record.status == "complete" else None,
-            "accuracy": each.accuracy,
-            "margin": margin,
-            "seeds": max(1, len(each.accuracies)),
-            "epochs": search.recipe.epochs * (LONGER if each.longer else 1),
-            "latency_ms_p50": each.costs[0].latency_ms_p50,
-        }
-        if each is winner or each.record.design:
-            assert each.model
-            row["test_accuracy"] = trainer.evaluate(each.model.to(trainer.device), "test")
-        rows.append(row)
-    return rows
 
 
 @contextmanager

@@ -69,7 +69,12 @@ def search(
         option(help="A design to try first: of the zoo, or an architecture.json. May be given often.", panel=RUN),
     ] = None,
     sampler: Annotated[
-        str | None, option(help="What proposes: tpe, gp, nsga2, random or cost-aware. Default: tpe.", panel=RUN)
+        str | None,
+        option(
+            help="What proposes: cost-aware, tpe, gp, nsga2, random. Default: auto, which is cost-aware, and with a "
+            "third objective gp or tpe, by how long a training takes.",
+            panel=RUN,
+        ),
     ] = None,
     epochs: Annotated[int | None, option(help="Of each short training.", panel=TRAINING)] = None,
     rungs: Annotated[

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hybridnas.architecture import Architecture
 from hybridnas.cost.measure import Budget, Cost, Costing
-from hybridnas.errors import ConfigError, RunError
+from hybridnas.errors import ConfigError, RunError, SpaceError, first_clause
 from hybridnas.model import HybridNet
 from hybridnas.pareto import front, hypervolume
 from hybridnas.proxy.rungs import default_rungs
@@ -77,15 +77,17 @@ class Recorded:
             space = SearchSpace.load(folder / "closed.yaml")
             networks = pd.read_csv(folder / "networks.csv", index_col="key")
             trainings = pd.read_csv(folder / "trainings.csv")
-            known = sorted(trainings.data.unique())
+            known = sorted(trainings.dropna().data.unique())
+            if not known:
+                raise ValueError("trainings.csv has no training")
             if data not in known:
                 raise ConfigError(f"--data {data} is not on record; {' and '.join(known)} are.")
             if runtime not in RUNTIMES:
                 raise ConfigError(f"--runtime {runtime} was not timed; {' and '.join(RUNTIMES)} were.")
             networks["latency_ms"] = networks[f"{runtime}_ms"]
             return cls(space, networks, trainings[trainings.data == data])
-        except (OSError, ValueError, KeyError, AttributeError) as error:
-            raise RunError(f"{folder} holds no records that can be read: {error}.") from None
+        except (OSError, ValueError, KeyError, AttributeError, SpaceError) as error:
+            raise RunError(f"{folder} holds no records that can be read: {first_clause(error)}.") from None
 
     def true_front(self, budget_ms: float | None) -> pd.DataFrame:
         """The networks within the budget that no other beats in accuracy and latency, fastest first."""

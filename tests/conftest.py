@@ -65,8 +65,8 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def _no_pauses() -> Iterator[None]:
     """Of searches that run in the test's own process: their exported files are timed at once, and not for long."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hybridnas.pipeline.PAUSE_S", 0.0)
-        patch.setattr("hybridnas.pipeline.SITTING_S", 0.2)
+        patch.setattr("hybridnas.finishing.PAUSE_S", 0.0)
+        patch.setattr("hybridnas.finishing.SITTING_S", 0.2)
         yield
 
 

@@ -36,6 +36,7 @@ FLOORS = {
     "report": 5,
     "export": 5,
     "pipeline": 6,
+    "finishing": 6,
     "profiling": 6,
     "tabling": 6,
     "trusting": 6,

@@ -276,6 +276,19 @@ def test_resume_refuses_other_data_under_the_same_name(finished: Path, tmp_path:
         (["--target", "toaster"], "Unknown device 'toaster'"),
         (["--target", "cpu", "--target", "cpu"], "--target: names a device twice"),
         (["--budget-ms", "5"], "--budget-ms: give one for all, or one for each of the 0 targets, got 2"),
+        (["--rungs", "3,1"], "--rungs: must rise, got 3,1."),
+        (["--rungs", "one"], "--rungs: must be numbers of epochs such as 1,3,9, got 'one'."),
+        (["--rungs", "0,1"], "--rungs: input should be greater than or equal to 1"),
+        (["--rungs", "1,7"], "--rungs: 7 is over the 3 epochs of a training; give more --epochs."),
+        (["--rungs", "1", "--no-rungs"], "Invalid value: --no-rungs and --rungs exclude each other"),
+        (["--sampler", "magic"], "--sampler: input should be 'auto', 'cost-aware', 'tpe',"),
+        (["--objective", "speed"], "--objective: input should be 'front', 'accuracy',"),
+        (
+            ["--sampler", "cost-aware", "--objective", "front+macs"],
+            "--sampler: cost-aware knows no third objective, which front+macs has; take tpe",
+        ),
+        (["--enqueue", "resnet50"], "--enqueue resnet50: "),
+        (["--enqueue", "resnet5"], "No design 'resnet5' in the zoo: did you mean resnet50"),
         (["--runtime", "tvm"], "--runtime must be one of torch, compile,"),
         (["--precision", "int8"], "--precision of the runtime torch must be one of fp32, fp16, bf16, got 'int8'."),
         (["--target", "ssh://pi@edge:ssh"], "A target over ssh is written ssh://user@host[:port], got"),
@@ -402,6 +415,29 @@ def test_the_neighbours_of_a_design(tmp_path: Path, npz_file: Path) -> None:
     assert {stage.depth for stage in run.architecture(1).stages} <= {1, 2}
     file.unlink()
     assert len(run_search(SearchConfig(trials=3, out=tmp_path / "run"), resume=True).trials) >= 3
+
+
+def test_a_design_of_ones_own_is_tried_first_and_the_best_third_goes_on(
+    finished: Path, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = copy_of(finished, tmp_path) / "best" / "architecture.json"
+    flags = [*arguments[:-2], "--epochs", "3", "--threads", "1", "--enqueue", str(own)]
+    assert exit_code(app, [*flags, "--trials", "4"]) == 0
+    shutil.rmtree(tmp_path / "copy")  # the run has the design itself
+    out = capsys.readouterr().out
+    assert "1 designs to try first" in out and "2 stopped at a rung" in out and " seconds" not in out
+    run = Run.load(tmp_path / "run")
+    first = run.trials.set_index("number").loc[0]
+    assert first.design == "best" and run.architecture(0) == Run.load(finished).architecture(
+        Run.load(finished).result["winner"]
+    )
+    assert run.trials.status.value_counts().to_dict() == {"pruned": 2, "complete": 2}
+    assert run.config.rungs == (1, 3) and set(run.trials.rung) == {0, 1}
+    assert set(run.front().status) == {"complete"} and run.result["epochs"] == 6
+    assert {"starting", "training", "costing", "proposing", "keeping"} <= set(run.result["seconds"])
+    assert exit_code(app, ["--resume", str(tmp_path / "run"), "--trials", "7"]) == 0
+    again = Run.load(tmp_path / "run").trials
+    assert len(again) == 7 and (again.status == "complete").sum() == 3
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,9 @@ def summary(run: Run) -> str:
             f"{_accuracy(row, balanced=balanced)}"
             for row in known
         ]
+        if "seconds" in result:
+            spent = sorted(result["seconds"].items(), key=lambda item: -item[1])
+            lines.append("Seconds: " + ", ".join(f"{seconds:.0f} {doing}" for doing, seconds in spent) + ".")
         lines += _order_kept([row for row in result["confirmed"] if row.get("epochs", 0) > (run.config.epochs or 0)])
     return "\n".join(lines)
 

@@ -26,6 +26,7 @@ from hybridnas.space import SearchSpace
 from hybridnas.study.objective import Objective
 from hybridnas.study.proposals import Proposal, Proposals
 from hybridnas.study.records import Status, TrialRecord
+from hybridnas.study.sampler import NUM_STARTUP
 from hybridnas.study.storage import Storage
 
 #: After so many designs that all were over the budget, none of them trained, the budget is taken to be out of reach.
@@ -37,7 +38,10 @@ STUBBORN = 3
 #: A search ends after so many trainings in a row that did not fit into the time that is left.
 TOO_LONG = 3
 
+#: What proposes, and when another than the cost-aware one pays: a proposal of gp takes so long (at 50 to 200 trials,
+#: one thread), and may take such a share of a training.
 COST_AWARE = "cost-aware"
+GP_ASK_S, MOST_ASKING = 2.0, 0.05
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,11 @@ class Search:
         seed: Of proposals and trainings.
         report: Called as the search goes.
         designs: Designs to try first, by name.
-        sampler: `cost-aware`, or a name that `make_sampler` knows.
+        sampler: `cost-aware`, a name that `make_sampler` knows, or `auto`: cost-aware, but where a third objective is
+            in its way gp, if trainings take so long that it pays, or else tpe.
         objective: What is best.
+        say: Told what was decided, in a sentence.
+        started: `time.monotonic()` when it began.
 
     Raises:
         SpaceError: the space does not hold one of the designs.
@@ -81,17 +88,22 @@ class Search:
     seed: int
     report: Callable[[Progress], None] = lambda progress: None
     designs: Mapping[str, Architecture] = field(default_factory=dict)
-    sampler: str = "tpe"
+    sampler: str = "auto"
     objective: Objective = field(default_factory=Objective)
+    say: Callable[[str], None] = lambda sentence: None
+    started: float = field(default_factory=time.monotonic)
     records: list[TrialRecord] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._places: dict[str, int] = {}
         self.spent: defaultdict[str, float] = defaultdict(float)  # seconds, by what was done
+        self._decided = False
+        self._proposals = Proposals(self.space, self.objective, len(self.rungs), self.seed)
         self.designs = {name: self._in_space(design) for name, design in self.designs.items()}
         for rung, trial, record in self.storage.load() if self.storage else ():
             self._put(record)
             self._proposals.tell(rung, record, trial)
+        self._before = max((record.ended for record in self.records), default=0.0)
 
     def run(self, *, trials: int | None, seconds_left: Callable[[], float]) -> None:
         """Search until `trials` were begun, and those of them that earn it trained to the end, or time is up.
@@ -110,7 +122,7 @@ class Search:
                 if going_on is not None:
                     self._train(going_on, going_on.rung + 1, seconds_left)
                 else:
-                    with self._clock("proposing"):
+                    with self.clock("proposing"):
                         proposal = self._propose()
                     if proposal is None:
                         break
@@ -126,23 +138,34 @@ class Search:
         return sum(record.status != "infeasible" for record in self.records)
 
     @cached_property
-    def _proposals(self) -> Proposals:
-        sampler: str | BaseSampler = self.sampler
-        if sampler == COST_AWARE:
-            from hybridnas.study.cost_aware import CostAwareSampler  # scikit-learn takes two seconds
+    def _sampler(self) -> str | BaseSampler:
+        name = self.sampler
+        if name == "auto":
+            name = COST_AWARE if self.objective.third is None else "tpe"
+        if name != COST_AWARE:
+            return name
+        from hybridnas.study.cost_aware import CostAwareSampler  # scikit-learn takes two seconds
 
-            costing = self.costing
-            sampler = CostAwareSampler(
-                self.space,
-                self.records,
-                self.budget,
-                costing.foresee,
-                costing.reference_ms,
-                self.seed,
-                self.rungs,
-                latency_counts=self.objective.aim != "accuracy",
-            )
-        return Proposals(self.space, self.objective, len(self.rungs), sampler, self.seed)
+        return CostAwareSampler(
+            self.space,
+            self.records,
+            self.budget,
+            self.costing.foresee,
+            self.costing.reference_ms,
+            self.seed,
+            self.rungs,
+            latency_counts=self.objective.aim != "accuracy",
+        )
+
+    def _choose_sampler(self) -> None:
+        """With `auto` and a third objective: gp instead of tpe as soon as trainings are seen to take long enough."""
+        seconds = [record.seconds for record in self.records if record.accuracies]
+        if self._decided or self.sampler != "auto" or self.objective.third is None or len(seconds) < NUM_STARTUP:
+            return
+        self._decided = True
+        typical = statistics.median(seconds)
+        self._sampler = "gp" if GP_ASK_S <= MOST_ASKING * typical else "tpe"
+        self.say(f"sampler {self._sampler}: a training takes {typical:.3g} s, a proposal of gp about {GP_ASK_S:.0f} s")
 
     def _in_space(self, design: Architecture) -> Architecture:
         """A design as the space has it, which does not tell all of a published one's details apart."""
@@ -150,7 +173,8 @@ class Search:
         return self.space.sample(lambda name, _: choices[name])
 
     @contextmanager
-    def _clock(self, doing: str) -> Iterator[None]:
+    def clock(self, doing: str) -> Iterator[None]:
+        """Count the seconds of what is done inside under a name."""
         start = time.perf_counter()
         try:
             yield
@@ -162,8 +186,10 @@ class Search:
         for known in self._known_designs():
             if known.architecture.key not in self._places:
                 return known
+        self._choose_sampler()
         for attempt in range(EXHAUSTED):
-            found = self._proposals.next(len(self.records), attempt, at_random=attempt >= STUBBORN)
+            sampler = "random" if attempt >= STUBBORN else self._sampler
+            found = self._proposals.next(sampler, len(self.records), attempt)
             if found.architecture.key not in self._places:
                 return found
         return None
@@ -190,7 +216,7 @@ class Search:
         architecture = proposal.architecture
         status: Status = "infeasible"
         try:
-            with self._clock("costing"):
+            with self.clock("costing"):
                 costs = self.costing.assess(architecture, self.budget)
             reason = over_budget(costs, self.budget)
         except CannotRun as problem:
@@ -214,7 +240,7 @@ class Search:
     ) -> None:
         """Train a design up to a rung."""
         try:
-            with self._clock("training"):
+            with self.clock("training"):
                 result = self.trainer.train(
                     record.architecture,
                     self.recipe,
@@ -244,7 +270,8 @@ class Search:
         self, record: TrialRecord, result: TrainingResult | None = None, attrs: Mapping[str, object] | None = None
     ) -> None:
         """Keep a trial that ended a rung."""
-        with self._clock("keeping"):
+        record = replace(record, ended=self._before + time.monotonic() - self.started)
+        with self.clock("keeping"):
             self._keep(record, result, attrs)
         self.report(Progress(self.records, ended=record))
 

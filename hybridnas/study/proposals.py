@@ -36,31 +36,29 @@ class Proposal(NamedTuple):
 
 
 class Proposals:
-    """Asks a sampler and tells it what became of all trials.
+    """Asks samplers and tells them what became of all trials.
 
     Args:
         space: What is searched.
         objective: Which figures of a trial are its values.
         num_rungs: Of the search.
-        sampler: A sampler, or what `make_sampler` knows one by.
         seed: Of the run.
     """
 
-    def __init__(
-        self, space: SearchSpace, objective: Objective, num_rungs: int, sampler: str | BaseSampler, seed: int
-    ) -> None:
+    def __init__(self, space: SearchSpace, objective: Objective, num_rungs: int, seed: int) -> None:
         self.space = space
         self.objective = objective
-        self.sampler = sampler
         self.seed = seed
         self._studies = [optuna.create_study(directions=objective.directions) for _ in range(num_rungs)]
         self._ended = [0] * num_rungs
         self._attrs: dict[int, Mapping[str, Any]] = {}
 
-    def next(self, number: int, attempt: int, *, at_random: bool) -> Proposal:
-        """What to try as trial `number`, at the `attempt`-th asking; the sampler's choice, or any."""
+    def next(self, sampler: str | BaseSampler, number: int, attempt: int) -> Proposal:
+        """What a sampler, or the one that `make_sampler` knows by a name, would try as trial `number`.
+
+        `attempt` counts the askings for it.
+        """
         study = self._studies[max((rung for rung, ended in enumerate(self._ended) if ended >= ENOUGH), default=0)]
-        sampler = "random" if at_random else self.sampler
         study.sampler = make_sampler(sampler, self.seed, number, attempt) if isinstance(sampler, str) else sampler
         trial = study.ask()
         architecture = suggest(trial, self.space)

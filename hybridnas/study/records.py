@@ -18,7 +18,7 @@ Status = Literal["complete", "pruned", "infeasible", "failed"]
 
 COLUMNS = (
     "number key design rung status reason layout families image_size macs params latency_ms_p50 latency_ms_p95 "
-    "latency_ms_low latency_ms_high num_samples predicted_ms worst_latency accuracy seconds seed target runtime "
+    "latency_ms_low latency_ms_high num_samples predicted_ms worst_latency accuracy seconds ended seed target runtime "
     "precision batch_size machine architecture"
 ).split()
 
@@ -33,8 +33,8 @@ class TrialRecord:
     `design` names the known layout that it is, or is empty. `costs` has one cost a target, in the run's order;
     `worst_latency` is the one figure of them all that the search minimises (`Budget.worst_latency`). `accuracies`
     holds the validation accuracy after each epoch; it is empty unless the trial was trained. `rung` is the one that was
-    tried last, counted from 0; after all but the last `status` is pruned until the trial goes on. `reason` says why a
-    trial is infeasible or failed.
+    tried last, counted from 0; after all but the last `status` is pruned until the trial goes on. `ended` says when, in
+    seconds of the search, its pauses left out. `reason` says why a trial is infeasible or failed.
     """
 
     number: int
@@ -48,6 +48,7 @@ class TrialRecord:
     seed: int
     worst_latency: float | None = None
     rung: int = 0
+    ended: float = 0.0
 
     @property
     def cost(self) -> Cost:
@@ -92,6 +93,7 @@ class TrialRecord:
             "worst_latency": self.worst_latency,
             "accuracy": self.accuracy,
             "seconds": round(self.seconds, 3),
+            "ended": round(self.ended, 1),
             "seed": self.seed,
             "architecture": self.architecture.to_json(indent=None),
         }
@@ -110,7 +112,9 @@ def typed(frame: pd.DataFrame) -> pd.DataFrame:
     kinds: dict[str, Any] = {name: "Int64" for name in whole}
     others = [name for name in frame.columns if name not in COLUMNS]
     kinds |= {
-        name: "float64" for name in (*OF_EACH, "worst_latency", "accuracy", "seconds", *others) if name not in whole
+        name: "float64"
+        for name in (*OF_EACH, "worst_latency", "accuracy", "seconds", "ended", *others)
+        if name not in whole
     }
     words = [name for name in COLUMNS if name not in kinds]
     frame = frame.astype(kinds | {name: "string" for name in words})

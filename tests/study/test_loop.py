@@ -19,10 +19,12 @@ from hybridnas.data.sources import open_source
 from hybridnas.errors import BudgetError, CannotRun, OutOfTime, RunError, TargetError, TrainingFailed
 from hybridnas.proxy.training import Recipe, Trainer
 from hybridnas.space import SearchSpace
+from hybridnas.study import sampler as sampler_module
 from hybridnas.study.loop import HOPELESS, Search
 from hybridnas.study.objective import NUM_BEST, Aim, Objective
 from hybridnas.study.records import TrialRecord, front_of, table
 from hybridnas.study.run import Run
+from hybridnas.study.sampler import NUM_STARTUP
 from hybridnas.study.storage import Storage
 
 MakeSearch = Callable[..., Search]
@@ -427,3 +429,23 @@ def test_a_damaged_study_is_said(make_search: MakeSearch, tmp_path: Path) -> Non
     (tmp_path / "run" / "study.db").write_bytes(b"nothing" * 1000)
     with pytest.raises(RunError, match=r"study.db cannot be opened: .*not a database"):
         make_search()
+
+
+@pytest.mark.parametrize(("seconds", "chosen"), [(1.0, "tpe"), (60.0, "gp")])
+def test_with_a_third_objective_gp_proposes_where_trainings_take_long(
+    make_search: MakeSearch, monkeypatch: pytest.MonkeyPatch, seconds: float, chosen: str
+) -> None:
+    real = Trainer.train
+    monkeypatch.setattr(Trainer, "train", lambda *a, **k: replace(real(*a, **k), seconds=seconds))
+    said: list[str] = []
+    asked: list[str] = []
+    make = sampler_module.make_sampler
+    monkeypatch.setattr(
+        "hybridnas.study.proposals.make_sampler", lambda name, *rest: asked.append(name) or make(name, *rest)
+    )
+    for trials in (NUM_STARTUP + 1, NUM_STARTUP + 2):  # and again when it goes on
+        search = make_search(aim="front+params", sampler="auto")
+        search.say = said.append
+        search.run(trials=trials, seconds_left=forever)
+    assert said == 2 * [f"sampler {chosen}: a training takes {seconds:.3g} s, a proposal of gp about 2 s"]
+    assert asked[0] == "tpe" and asked[-1] == chosen

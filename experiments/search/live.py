@@ -1,0 +1,113 @@
+"""Equal time on one core for hybridnas, random search behind its gate, and the plain script: whose front covers more?
+
+    python experiments/search/live.py run [METHOD ...]     # goes on where it stopped; rows appended to live.csv
+    python experiments/search/live.py report
+
+Every network that a method trained to the end is timed again by one timer, in turns with its reference, and its
+accuracy is that of the method's own short training: the same function, data and number of epochs for all.
+"""
+
+import argparse
+import csv
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from hybridnas import Architecture, Run, build
+from hybridnas.cost.latency import Timer
+from hybridnas.pareto import front, hypervolume
+
+HERE = Path(__file__).parent
+FILE = HERE / "live.csv"
+METHODS = ("hybridnas", "random", "plain tpe", "plain nsga2")
+BUDGETS, SEEDS, SECONDS = (4.0, 6.0, 9.0), (0, 1, 2), 270.0
+FLOOR = 1 / 16  # chance
+
+
+def searched(method: str, budget: float, seed: int, folder: Path) -> pd.DataFrame:
+    """The networks that a method trained to the end: ended (seconds), accuracy, latency_ms (its own), architecture."""
+    common = ["--budget-ms", str(budget), "--seed", str(seed), "--time", str(SECONDS)]
+    if method.startswith("plain"):
+        out = folder / "plain.csv"
+        script = [str(HERE / "plain.py"), "--sampler", method.split()[1], "--out", str(out)]
+        subprocess.run([sys.executable, *script, *common], check=True, stdout=subprocess.DEVNULL)
+        return pd.read_csv(out)
+    sampler = [] if method == "hybridnas" else ["--sampler", "random", "--no-rungs"]
+    run = folder / "run"
+    subprocess.run(
+        [sys.executable, "-m", "hybridnas.search", *common, "--threads", "1", "--out", str(run), *sampler],
+        check=False,
+        stdout=subprocess.DEVNULL,
+    )
+    trials = Run.load(run).trials
+    trials = trials[trials.status == "complete"]
+    return trials.rename(columns={"latency_ms_p50": "latency_ms"})[["ended", "accuracy", "latency_ms", "architecture"]]
+
+
+def run(methods: list[str]) -> None:
+    if not FILE.exists():
+        FILE.write_text("method,budget_ms,seed,ended,accuracy,own_ms,timed_ms,families\n")
+    timer = Timer("cpu", threads=1)
+    for budget in BUDGETS:
+        for seed in SEEDS:
+            for method in methods:
+                if f"\n{method},{budget},{seed}," in FILE.read_text():
+                    continue
+                with tempfile.TemporaryDirectory() as folder:
+                    found = searched(method, budget, seed, Path(folder))
+                rows = []
+                for row in found.itertuples():
+                    network = Architecture.from_json(row.architecture)
+                    model = build(network, 16).deploy()
+                    ms = timer.measure(model, network.image_size, seconds=0.5).p50
+                    rows.append(
+                        [method, budget, seed, row.ended, row.accuracy, row.latency_ms, round(ms, 4), network.families]
+                    )
+                with FILE.open("a", newline="") as out:
+                    csv.writer(out).writerows(rows)
+                print(f"{time.strftime('%H:%M:%S')} {method} {budget} {seed}: {len(rows)}", flush=True)
+
+
+def covered(rows: pd.DataFrame, budget: float) -> float:
+    held = rows[rows.timed_ms <= budget]
+    return hypervolume((held.accuracy - FLOOR).tolist(), held.timed_ms.tolist(), worst_cost=budget)
+
+
+def report() -> None:
+    rows = pd.read_csv(FILE)
+    lines = []
+    for (budget, seed), group in rows.groupby(["budget_ms", "seed"]):
+        final = {method: covered(part, budget) for method, part in group.groupby("method")}
+        for method, part in group.groupby("method"):
+            best = part.iloc[front(part.accuracy.tolist(), part.own_ms.tolist())]
+            line = {
+                "budget_ms": budget,
+                "seed": seed,
+                "method": method,
+                "trained": len(part),
+                "covered": final[method],
+                "best": part[part.timed_ms <= budget].accuracy.max(),
+                "over": int((best.timed_ms > budget).sum()),
+            }
+            for other in final:
+                times = sorted(part.ended)
+                reached = next((t for t in times if covered(part[part.ended <= t], budget) >= final[other]), np.inf)
+                line[f"time to {other}"] = reached / SECONDS
+            lines.append(line)
+    table = pd.DataFrame(lines)
+    print(table.round(3).to_markdown(index=False))
+    print(table.groupby(["budget_ms", "method"]).mean(numeric_only=True).round(3).to_markdown())
+    print(table.groupby("method").mean(numeric_only=True).round(3).to_markdown())
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=["run", "report"])
+    parser.add_argument("methods", nargs="*", default=METHODS)
+    arguments = parser.parse_args()
+    run(arguments.methods) if arguments.what == "run" else report()

@@ -1,0 +1,139 @@
+"""The end of a search: confirm the best, export one, time what was exported, and write what is promised of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hybridnas.cost.latency import Latency, Timer
+from hybridnas.cost.measure import timed
+from hybridnas.cost.targets import Model
+from hybridnas.errors import BudgetError
+from hybridnas.export.bundle import export_bundle
+from hybridnas.export.onnx import FILE, export_onnx
+from hybridnas.files import write_atomic
+from hybridnas.study.confirm import LONGER, Confirmed, confirm, margins
+from hybridnas.study.loop import Search, over_budget
+from hybridnas.study.run import Run, load_network
+
+#: How often and how long an exported file is timed, and the seconds between.
+SITTINGS, SITTING_S, PAUSE_S = 3, 2.0, 3.0
+
+
+def finish_run(folder: Path, search: Search, seconds_left: Callable[[], float], say: Callable[[str], None]) -> None:
+    """Export the most accurate design whose exported file, timed on every target, holds the budget.
+
+    Raises:
+        BudgetError: none does.
+    """
+    passed_over: set[int] = set()
+    while True:
+        try:
+            with search.clock("confirming"):
+                confirmed = confirm(search, seconds_left, say, passed_over)
+        except BudgetError:
+            shutil.rmtree(folder / "best", ignore_errors=True)  # of a design that does not hold it
+            raise
+        for candidate in confirmed:
+            with search.clock("exporting"):
+                latencies = _export(folder / "best", candidate, search)
+            costs = tuple(
+                timed(cost, latency, cost.predicted_ms)
+                for cost, latency in zip(candidate.record.costs, latencies, strict=True)
+            )
+            number = candidate.record.number
+            if search.budget.surely_held(costs):
+                _write_result(folder, candidate, confirmed, latencies, search)
+                return
+            reason = over_budget(costs, search.budget) or f"{latencies[0].high:.3g} ms in one of {SITTINGS} sittings"
+            say(f"trial {number}, exported, is over the budget: {reason}; trying the next")
+            passed_over.add(number)
+
+
+def _export(best: Path, candidate: Confirmed, search: Search) -> list[Latency]:
+    """Write the files and time them, read back from disk, on every target."""
+    trainer, timers = search.trainer, search.costing.timers
+    assert candidate.model
+    model = candidate.model.cpu()
+    export_bundle(
+        model,
+        best,
+        class_names=trainer.dataset.class_names,
+        mean=trainer.mean.tolist(),
+        std=trainer.std.tolist(),
+    )
+    setting, size = timers[0].setting, model.architecture.image_size
+    if setting.takes_file:
+        export_onnx(model, best, setting)
+        return [_time_file(timer, best / FILE, size) for timer in timers]
+    (best / FILE).unlink(missing_ok=True)  # of a design that was passed over
+    deployed = load_network(best, trainer.dataset.num_classes).deploy()
+    return [_time_file(timer, deployed, size) for timer in timers]
+
+
+def _time_file(timer: Timer, model: Model, image_size: int) -> Latency:
+    return timer.measure_apart(model, image_size, sittings=SITTINGS, seconds=SITTING_S, pause=PAUSE_S)
+
+
+def _write_result(
+    folder: Path, winner: Confirmed, confirmed: list[Confirmed], latencies: list[Latency], search: Search
+) -> None:
+    dataset = search.trainer.dataset
+    targets = [
+        {
+            "target": cost.target,
+            "runtime": cost.runtime,
+            "precision": cost.precision,
+            "budget_ms": search.budget.ms_on(i),
+            "predicted_ms": cost.predicted_ms,
+            "latency_ms_p50": latency.p50,
+            "latency_ms_low": latency.low,
+            "latency_ms_high": latency.high,
+            "latency_ms_p95": latency.p95,
+            "latency_ms_raw_p50": latency.raw_p50,
+            "num_samples": latency.num_samples,
+            "reference_ms": timer.reference_ms,
+        }
+        for i, (cost, latency, timer) in enumerate(
+            zip(winner.record.costs, latencies, search.costing.timers, strict=True)
+        )
+    ]
+    found = _confirmed(winner, confirmed, search)
+    own = next(row for row in found if row["number"] == winner.record.number)
+    result = {
+        "winner": winner.record.number,
+        "num_classes": dataset.num_classes,
+        "targets": targets,
+        "balanced": not dataset.is_balanced,
+        **{name: own[name] for name in ("accuracy", "margin", "seeds", "epochs", "test_accuracy")},
+        "confirmed": found,
+        "seconds": {doing: round(seconds, 1) for doing, seconds in search.spent.items()},
+    }
+    write_atomic(folder / "result.json", json.dumps(result, indent=2))
+    run = Run.load(folder)
+    write_atomic(folder / "pareto.csv", run.front().to_csv(index=False))
+
+
+def _confirmed(winner: Confirmed, confirmed: list[Confirmed], search: Search) -> list[dict[str, Any]]:
+    """What is known of each that was confirmed; the test images are shown to the winner and the known designs alone."""
+    trainer = search.trainer
+    rows = []
+    for each, margin in zip(confirmed, margins(confirmed, len(trainer.dataset.validation)), strict=True):
+        row: dict[str, Any] = {
+            "number": each.record.number,
+            "design": each.record.design,
+            "accuracy_in_search": each.record.accuracy if each.record.status == "complete" else None,
+            "accuracy": each.accuracy,
+            "margin": margin,
+            "seeds": max(1, len(each.accuracies)),
+            "epochs": search.recipe.epochs * (LONGER if each.longer else 1),
+            "latency_ms_p50": each.costs[0].latency_ms_p50,
+        }
+        if each is winner or each.record.design:
+            assert each.model
+            row["test_accuracy"] = trainer.evaluate(each.model.to(trainer.device), "test")
+        rows.append(row)
+    return rows
