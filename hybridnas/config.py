@@ -40,6 +40,19 @@ def parse_counts(value: Any) -> Any:
     return tuple(int(number) for number in value.split(","))
 
 
+def counts(flag: str, text: str) -> tuple[int, ...]:
+    """The numbers that a flag was given.
+
+    Raises:
+        ConfigError: they are none.
+    """
+    try:
+        found: tuple[int, ...] = parse_counts(text)
+    except ValueError as error:
+        raise ConfigError(f"{flag} {error}.") from None
+    return found
+
+
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 

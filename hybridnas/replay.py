@@ -25,6 +25,10 @@ def replay(
     budget_ms: Annotated[
         float | None, typer.Option(help="What a network may take. Default: no bound.", show_default=False)
     ] = None,
+    rungs: Annotated[
+        str | None,
+        typer.Option(help="Epochs after which trials are compared. Default: as in a search.", show_default=False),
+    ] = None,
     no_rungs: Annotated[bool, typer.Option("--no-rungs", help="Train all to the end.")] = False,
     no_gate: Annotated[bool, typer.Option("--no-gate", help="Train what is over the budget, too.")] = False,
     no_seeding: Annotated[bool, typer.Option("--no-seeding", help="Begin without the known layouts.")] = False,
@@ -40,14 +44,17 @@ def replay(
     The hypervolume of what a search trained to the end is compared with that of the true front, after so many
     trainings; a training that was stopped at a rung counts by its epochs.
     """
+    from hybridnas.config import counts
     from hybridnas.replaying import compare_samplers
 
+    if rungs and no_rungs:
+        raise typer.BadParameter("--no-rungs and --rungs exclude each other: give one of them.")
     compare_samplers(
         sampler or None,
         seeds=seeds,
         trainings=trainings,
         budget_ms=budget_ms,
-        rungs=not no_rungs,
+        rungs=() if no_rungs else counts("--rungs", rungs) if rungs else None,
         gate=not no_gate,
         seeding=not no_seeding,
         data=data,

@@ -29,7 +29,7 @@ def compare_samplers(
     seeds: int = 10,
     trainings: int = 80,
     budget_ms: float | None = None,
-    rungs: bool = True,
+    rungs: Sequence[int] | None = None,
     gate: bool = True,
     seeding: bool = True,
     data: str = "synthetic",
@@ -45,7 +45,7 @@ def compare_samplers(
         seeds: Searches of each.
         trainings: Whole trainings that a search may spend.
         budget_ms: What a network may take; None does not bind.
-        rungs: Whether trials are stopped at rungs.
+        rungs: Epochs after which trials are compared; () trains all to the end, None is as a search does it.
         gate: Whether what is over the budget is left untrained.
         seeding: Whether the known layouts come first.
         data: What was trained on.
@@ -79,6 +79,9 @@ def compare_samplers(
         f"{true.latency_ms.iloc[0]:.3g} to {true.latency_ms.iloc[-1]:.3g} ms, "
         f"{100 * true.accuracy.iloc[0]:.1f} to {100 * true.accuracy.iloc[-1]:.1f} %",
     )
+    if rungs and (list(rungs) != sorted(set(rungs)) or rungs[-1] > recorded.epochs):
+        raise ConfigError(f"--rungs must rise, up to the {recorded.epochs} epochs on record.")
+    levels = None if rungs is None else tuple(dict.fromkeys([*rungs, recorded.epochs]))
     names = list(samplers or SAMPLERS)
     found: dict[str, list[Replay]] = {name: [] for name in names}
     with telling(console) as tell:
@@ -91,7 +94,7 @@ def compare_samplers(
                         seed=seed,
                         trainings=trainings,
                         budget_ms=budget_ms,
-                        rungs=rungs,
+                        rungs=levels,
                         gate=gate,
                         seeding=seeding,
                     )

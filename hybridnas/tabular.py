@@ -196,7 +196,7 @@ def replay(
     seed: int,
     trainings: int,
     budget_ms: float | None = None,
-    rungs: bool = True,
+    rungs: Sequence[int] | None = None,
     gate: bool = True,
     seeding: bool = True,
 ) -> Replay:
@@ -208,7 +208,7 @@ def replay(
         seed: Of the search; which of an architecture's trainings is seen follows from it.
         trainings: Whole trainings allowed; those stopped at a rung count by their epochs.
         budget_ms: What a network may take.
-        rungs: Whether trials are stopped at rungs.
+        rungs: Epochs after which trials are compared, the last being all; None are those of a search.
         gate: Whether what is over the budget is left untrained.
         seeding: Whether the known layouts come first.
     """
@@ -228,7 +228,7 @@ def replay(
         RecordedCosting(recorded),
         RecordedTrainer(recorded, seed),
         Recipe(recorded.epochs),
-        default_rungs(recorded.epochs) if rungs else (recorded.epochs,),
+        rungs or default_rungs(recorded.epochs),
         seed,
         note,
         sampler=sampler,

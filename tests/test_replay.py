@@ -89,9 +89,9 @@ def test_what_an_ablation_takes_away(records: Path) -> None:
     recorded = Recorded.load(records)
     options = {"seed": 0, "trainings": 20, "budget_ms": 6.0}
     assert replay(recorded, "random", gate=False, **options).over_budget > 0
-    whole = replay(recorded, "random", rungs=False, **options)
+    whole = replay(recorded, "random", rungs=(4,), **options)
     assert np.array_equal(whole.trainings, np.arange(1, len(whole.trainings) + 1))
-    assert 0.25 in replay(recorded, "random", rungs=True, **options).trainings
+    assert 0.25 in replay(recorded, "random", **options).trainings
     seeded, unseeded = (replay(recorded, "random", seeding=seeding, **options) for seeding in (True, False))
     assert not np.array_equal(seeded.share, unseeded.share)
 
@@ -124,6 +124,9 @@ def test_the_command_prints_a_table_and_draws(
         (["--data", "imagenet"], "--data imagenet is not on record; synthetic"),
         (["--runtime", "abacus"], "--runtime abacus was not timed; torch and onnxruntime were."),
         (["--budget-ms", "0.5"], "no network on record is so fast; the fastest takes 4 ms"),
+        (["--rungs", "1,9"], "--rungs must rise, up to the 4 epochs on record."),
+        (["--rungs", "few"], "--rungs must be numbers of epochs such as 1,3,9, got 'few'."),
+        (["--rungs", "2", "--no-rungs"], "--no-rungs and --rungs exclude each other"),
         (["--seeds", "0"], "greater than or equal to 1"),
     ],
 )

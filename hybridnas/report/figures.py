@@ -51,7 +51,11 @@ def pareto_figure(run: Run) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("validation accuracy after the short training (%)")
     space = Path(run.config.space).stem if run.config.space else f"the neighbours of {run.config.around}"
-    figure.suptitle(f"{len(trained)} trained architectures of {space} on {Path(run.config.data).stem}")
+    stopped = int((run.trials.status == "pruned").sum())
+    figure.suptitle(
+        f"{len(trained)} architectures of {space} trained on {Path(run.config.data).stem}"
+        + (f", {stopped} more stopped early" if stopped else "")
+    )
     panels[-1].legend(title="layout", fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return figure
 

@@ -1,0 +1,85 @@
+"""What each part of the search is worth, on recorded trainings: samplers, rungs, gate and known designs, on and off.
+
+python experiments/search/replays.py run [--seeds 20] [--sampler NAME ...]     # goes on; rows appended to replays.csv
+python experiments/search/replays.py report
+"""
+
+import argparse
+import csv
+import itertools
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from hybridnas.config import SAMPLERS
+from hybridnas.replaying import LOOKS, mean_margin
+from hybridnas.tabular import Recorded, replay
+
+FILE = Path(__file__).parent / "replays.csv"
+#: About two networks of five hold it.
+BUDGET_MS = 3.4
+PARTS = ["rungs", "gate", "seeding"]
+#: Without rungs, with the search's, and with a later one.
+RUNGS = {"1 4": (1, 4), "2 4": (2, 4), "4": (4,)}
+WHOLE = ("1 4", True, True)
+
+
+def run(samplers: list[str], seeds: int) -> None:
+    torch.set_num_threads(1)
+    if not FILE.exists():
+        FILE.write_text(",".join(["sampler", *PARTS, "seed", *(f"share_{n}" for n in LOOKS), "ask_ms", "over"]) + "\n")
+    recorded = Recorded.load()
+    for seed, sampler in itertools.product(range(seeds), samplers):
+        for switches in itertools.product(RUNGS, [True, False], [True, False]):
+            if f"\n{','.join(map(str, [sampler, *switches, seed]))}," in FILE.read_text():
+                continue
+            rungs, gate, seeding = switches
+            found = replay(
+                recorded,
+                sampler,
+                seed=seed,
+                trainings=LOOKS[-1],
+                budget_ms=BUDGET_MS,
+                rungs=RUNGS[rungs],
+                gate=gate,
+                seeding=seeding,
+            )
+            shares = [round(found.share_at(look), 4) for look in LOOKS]
+            with FILE.open("a", newline="") as out:
+                csv.writer(out).writerow([sampler, *switches, seed, *shares, round(found.ask_ms, 1), found.over_budget])
+        print(sampler, seed, flush=True)
+
+
+def report() -> None:
+    rows = pd.read_csv(FILE)
+    lines = []
+    for key, group in rows.groupby(["sampler", *PARTS], sort=False):
+        line = dict(zip(["sampler", *PARTS], key, strict=True))
+        for look in LOOKS:
+            mean, margin = mean_margin(group[f"share_{look}"].tolist())
+            line[str(look)] = f"{100 * mean:.1f} +- {100 * margin:.1f}"
+        lines.append(line | {"ms a proposal": group.ask_ms.mean(), "over": group.over.mean(), "seeds": len(group)})
+    print(pd.DataFrame(lines).round(1).to_markdown(index=False))
+    whole = rows[(rows[PARTS] == WHOLE).all(axis=1)].set_index(["sampler", "seed"])
+    print("\nwhat the whole gains over one part changed, in points of the true front's hypervolume:")
+    gains = []
+    for part, value in (("rungs", "4"), ("rungs", "2 4"), ("gate", False), ("seeding", False)):
+        changed = [value if part == name else kept for name, kept in zip(PARTS, WHOLE, strict=True)]
+        off = rows[(rows[PARTS] == changed).all(axis=1)].set_index(["sampler", "seed"])
+        for sampler, group in whole.join(off, rsuffix="_off", how="inner").groupby("sampler"):
+            line = {"part": f"{part} {value}", "sampler": sampler}
+            for look in LOOKS:
+                mean, margin = mean_margin((group[f"share_{look}"] - group[f"share_{look}_off"]).tolist())
+                line[str(look)] = f"{100 * mean:+.1f} +- {100 * margin:.1f}"
+            gains.append(line)
+    print(pd.DataFrame(gains).to_markdown(index=False))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=["run", "report"])
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--sampler", nargs="*", default=SAMPLERS)
+    arguments = parser.parse_args()
+    run(arguments.sampler, arguments.seeds) if arguments.what == "run" else report()
