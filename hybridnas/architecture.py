@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -136,7 +137,7 @@ class Architecture:
         """The block family of each stage that has blocks, in words: 'mbconv-mbconv-global'."""
         return "-".join(stage.block for stage in self.stages if stage.depth)
 
-    @property
+    @cached_property
     def key(self) -> str:
         """16 hexadecimal digits of the content's SHA-256: the same on every machine."""
         text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))

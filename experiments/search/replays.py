@@ -1,6 +1,6 @@
 """What each part of the search is worth, on recorded trainings: samplers, rungs, gate and known designs, on and off.
 
-python experiments/search/replays.py run [--seeds 20] [--sampler NAME ...]     # goes on; rows appended to replays.csv
+python experiments/search/replays.py run [--seeds 20] [--sampler NAME ...]   # goes on; rows appended to replays.csv
 python experiments/search/replays.py report
 """
 
@@ -23,6 +23,8 @@ PARTS = ["rungs", "gate", "seeding"]
 #: Without rungs, with the search's, and with a later one.
 RUNGS = {"1 4": (1, 4), "2 4": (2, 4), "4": (4,)}
 WHOLE = ("1 4", True, True)
+#: The whole, and one part changed.
+SWITCHES = [WHOLE, ("4", True, True), ("2 4", True, True), ("1 4", False, True), ("1 4", True, False)]
 
 
 def run(samplers: list[str], seeds: int) -> None:
@@ -31,7 +33,7 @@ def run(samplers: list[str], seeds: int) -> None:
         FILE.write_text(",".join(["sampler", *PARTS, "seed", *(f"share_{n}" for n in LOOKS), "ask_ms", "over"]) + "\n")
     recorded = Recorded.load()
     for seed, sampler in itertools.product(range(seeds), samplers):
-        for switches in itertools.product(RUNGS, [True, False], [True, False]):
+        for switches in SWITCHES:
             if f"\n{','.join(map(str, [sampler, *switches, seed]))}," in FILE.read_text():
                 continue
             rungs, gate, seeding = switches
@@ -61,13 +63,13 @@ def report() -> None:
             line[str(look)] = f"{100 * mean:.1f} +- {100 * margin:.1f}"
         lines.append(line | {"ms a proposal": group.ask_ms.mean(), "over": group.over.mean(), "seeds": len(group)})
     print(pd.DataFrame(lines).round(1).to_markdown(index=False))
-    whole = rows[(rows[PARTS] == WHOLE).all(axis=1)].set_index(["sampler", "seed"])
+    whole = rows[(rows[PARTS] == list(WHOLE)).all(axis=1)].set_index(["sampler", "seed"])
     print("\nwhat the whole gains over one part changed, in points of the true front's hypervolume:")
     gains = []
     for part, value in (("rungs", "4"), ("rungs", "2 4"), ("gate", False), ("seeding", False)):
         changed = [value if part == name else kept for name, kept in zip(PARTS, WHOLE, strict=True)]
         off = rows[(rows[PARTS] == changed).all(axis=1)].set_index(["sampler", "seed"])
-        for sampler, group in whole.join(off, rsuffix="_off", how="inner").groupby("sampler"):
+        for sampler, group in whole.join(off.add_suffix("_off"), how="inner").groupby("sampler"):
             line = {"part": f"{part} {value}", "sampler": sampler}
             for look in LOOKS:
                 mean, margin = mean_margin((group[f"share_{look}"] - group[f"share_{look}_off"]).tolist())

@@ -6,6 +6,7 @@ The trials on disk are the truth (`storage`): all else is made from them.
 from __future__ import annotations
 
 import math
+import random
 import statistics
 import time
 from collections import Counter, defaultdict
@@ -31,10 +32,9 @@ from hybridnas.study.storage import Storage
 
 #: After so many designs that all were over the budget, none of them trained, the budget is taken to be out of reach.
 HOPELESS = 60
-#: After so many proposals in a row that were tried before, the space is taken to be searched through.
-EXHAUSTED = 100
-#: A random point instead of the sampler's after so many proposals in a row that were tried before.
-STUBBORN = 3
+#: After so many proposals of the sampler in a row that were tried before, points are drawn at random; after so many of
+#: these, the space is taken to be searched through.
+STUBBORN, EXHAUSTED = 3, 100
 #: A search ends after so many trainings in a row that did not fit into the time that is left.
 TOO_LONG = 3
 
@@ -187,11 +187,16 @@ class Search:
             if known.architecture.key not in self._places:
                 return known
         self._choose_sampler()
-        for attempt in range(EXHAUSTED):
-            sampler = "random" if attempt >= STUBBORN else self._sampler
-            found = self._proposals.next(sampler, len(self.records), attempt)
+        number = len(self.records)
+        for attempt in range(STUBBORN):
+            found = self._proposals.next(self._sampler, number, attempt)
             if found.architecture.key not in self._places:
                 return found
+        generator = random.Random(derive_seed(self.seed, number))
+        for _ in range(EXHAUSTED):
+            architecture = self.space.sample(lambda _, values: generator.choice(values))
+            if architecture.key not in self._places:
+                return Proposal(architecture)
         return None
 
     def _known_designs(self) -> Iterator[Proposal]:

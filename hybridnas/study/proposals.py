@@ -62,7 +62,7 @@ class Proposals:
         study.sampler = make_sampler(sampler, self.seed, number, attempt) if isinstance(sampler, str) else sampler
         trial = study.ask()
         architecture = suggest(trial, self.space)
-        attrs = study.trials[-1].system_attrs
+        attrs = study.get_trials(deepcopy=False)[-1].system_attrs
         study.tell(trial, state=TrialState.FAIL)  # what becomes of it is told as a trial of its own
         return Proposal(architecture, attrs=attrs)
 
