@@ -162,8 +162,6 @@ class SearchConfig(Settings):
     def _rungs_rise(self) -> SearchConfig:
         if self.rungs and list(self.rungs) != sorted(set(self.rungs)):
             raise ValueError(f"rungs: must rise, got {','.join(map(str, self.rungs))}")
-        if self.rungs and self.epochs and self.rungs[-1] > self.epochs:
-            raise ValueError(f"rungs: {self.rungs[-1]} is over the {self.epochs} of --epochs")
         return self
 
     @model_validator(mode="after")

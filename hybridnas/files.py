@@ -42,6 +42,13 @@ def write_atomic(path: Path, write: str | bytes | Callable[[Path], object]) -> N
         temporary.unlink(missing_ok=True)
 
 
+def shipped_folder(name: str, in_checkout: str) -> Path:
+    """A folder of data that comes with the package: inside it when installed, in a checkout beside it."""
+    package = Path(__file__).parent
+    inside = package / name
+    return inside if inside.is_dir() else package.parent / in_checkout
+
+
 def cache_folder() -> Path:
     """What is kept from one run for the next: the user's cache folder, or the one that HYBRIDNAS_CACHE names."""
     folder = os.environ.get(CACHE_VARIABLE)

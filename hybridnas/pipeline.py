@@ -30,7 +30,7 @@ from hybridnas.data.sources import open_source
 from hybridnas.errors import ArchitectureError, ConfigError, RunError, SpaceError, TargetError
 from hybridnas.files import write_atomic
 from hybridnas.finishing import finish_run
-from hybridnas.proxy.rungs import default_rungs
+from hybridnas.proxy.rungs import rungs_of
 from hybridnas.proxy.training import DEFAULT_EPOCHS, Recipe, Trainer, quickest_num_threads
 from hybridnas.report.figures import draw_pareto
 from hybridnas.report.progress import SearchDisplay, say, telling
@@ -237,10 +237,11 @@ def _resolved(config: SearchConfig, *, space: str) -> SearchConfig:
     }
     config = config.model_copy(update={n: value for n, value in defaults.items() if getattr(config, n) is None})
     assert config.epochs
-    rungs = default_rungs(config.epochs) if config.rungs is None else config.rungs
-    if rungs and rungs[-1] > config.epochs:
-        raise ConfigError(f"--rungs: {rungs[-1]} is over the {config.epochs} epochs of a training; give more --epochs.")
-    return config.model_copy(update={"rungs": tuple(dict.fromkeys([*rungs, config.epochs]))})
+    if config.rungs and config.rungs[-1] > config.epochs:
+        raise ConfigError(
+            f"--rungs: {config.rungs[-1]} is over the {config.epochs} epochs of a training; give more --epochs."
+        )
+    return config.model_copy(update={"rungs": rungs_of(config.rungs, config.epochs)})
 
 
 def _nothing_trained(search: Search, config: SearchConfig) -> ConfigError:

@@ -81,7 +81,6 @@ def compare_samplers(
     )
     if rungs and (list(rungs) != sorted(set(rungs)) or rungs[-1] > recorded.epochs):
         raise ConfigError(f"--rungs must rise, up to the {recorded.epochs} epochs on record.")
-    levels = None if rungs is None else tuple(dict.fromkeys([*rungs, recorded.epochs]))
     names = list(samplers or SAMPLERS)
     found: dict[str, list[Replay]] = {name: [] for name in names}
     with telling(console) as tell:
@@ -94,7 +93,7 @@ def compare_samplers(
                         seed=seed,
                         trainings=trainings,
                         budget_ms=budget_ms,
-                        rungs=levels,
+                        rungs=rungs,
                         gate=gate,
                         seeding=seeding,
                     )

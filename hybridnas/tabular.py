@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from hybridnas.architecture import Architecture
 from hybridnas.cost.measure import Budget, Cost, Costing
 from hybridnas.errors import ConfigError, RunError, SpaceError, first_clause
+from hybridnas.files import shipped_folder
 from hybridnas.model import HybridNet
 from hybridnas.pareto import front, hypervolume
-from hybridnas.proxy.rungs import default_rungs
+from hybridnas.proxy.rungs import rungs_of
 from hybridnas.proxy.training import Recipe, Trainer, TrainingResult
 from hybridnas.space import SearchSpace
 from hybridnas.study.loop import Progress, Search
@@ -30,10 +31,7 @@ RUNTIMES = ("torch", "onnxruntime")
 
 def recorded_folder() -> Path:
     """Where the records that come with the package lie."""
-    package = Path(__file__).parent
-    # Installed, the folder lies in the package; in a checkout, beside it.
-    folders = (package / "recorded", package.parent / "experiments" / "tabular" / "data")
-    return next((folder for folder in folders if folder.is_dir()), folders[0])
+    return shipped_folder("recorded", "experiments/tabular/data")
 
 
 class Recorded:
@@ -228,7 +226,7 @@ def replay(
         RecordedCosting(recorded),
         RecordedTrainer(recorded, seed),
         Recipe(recorded.epochs),
-        rungs or default_rungs(recorded.epochs),
+        rungs_of(rungs, recorded.epochs),
         seed,
         note,
         sampler=sampler,

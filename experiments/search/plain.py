@@ -19,6 +19,7 @@ import torch
 from hybridnas import SearchSpace, build
 from hybridnas.data.loading import Loading
 from hybridnas.data.sources import open_source
+from hybridnas.errors import OutOfTime, TrainingFailed
 from hybridnas.proxy.training import Recipe, Trainer
 from hybridnas.study.sampler import suggest
 
@@ -76,8 +77,11 @@ with open(arguments.out, "w", newline="") as file:
             accuracy = trainer.train(
                 architecture, Recipe(arguments.epochs), seed=trial.number, seconds_left=left
             ).accuracy
-        except Exception as problem:
+        except TrainingFailed as problem:
             print(problem)
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            continue
+        except OutOfTime:
             break
         study.tell(trial, [accuracy, latency])
         ended = round(time.monotonic() - started, 1)

@@ -30,6 +30,15 @@ def default_rungs(epochs: int) -> tuple[int, ...]:
     return tuple(found)
 
 
+def rungs_of(asked: Sequence[int] | None, epochs: int) -> tuple[int, ...]:
+    """The rungs that were asked for and the end of a training; None asks for the default.
+
+    >>> rungs_of((2,), 4), rungs_of((), 4), rungs_of(None, 4)
+    ((2, 4), (4,), (1, 4))
+    """
+    return default_rungs(epochs) if asked is None else tuple(dict.fromkeys([*asked, epochs]))
+
+
 def num_places(num_trials: int) -> int:
     """How many of the trials that ended a rung go on."""
     return -(-num_trials // ETA)

@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from hybridnas.errors import SpaceError
+from hybridnas.files import shipped_folder
 
 
 def shipped_spaces() -> dict[str, Path]:
     """The spaces that come with the package: name to file."""
-    package = Path(__file__).parent.parent
-    # Installed, the folder lies in the package; in a checkout, beside it.
-    folders = (package / "search_spaces", package.parent / "search_spaces")
-    folder = next((folder for folder in folders if folder.is_dir()), package)
+    folder = shipped_folder("search_spaces", "search_spaces")
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from moocore import is_nondominated
 from numpy.typing import NDArray
 
-from hybridnas.study.records import TrialRecord, front_of, table
+from hybridnas.pareto import front
+from hybridnas.study.records import TrialRecord
 
 Direction = Literal["maximize", "minimize"]
 Aim = Literal["front", "accuracy", "front+macs", "front+params"]
@@ -51,9 +53,13 @@ class Objective:
 
     def best(self, records: Sequence[TrialRecord]) -> list[TrialRecord]:
         """The trials to choose from in the end, the most accurate first: the front, or the few most accurate."""
-        if self.aim == "accuracy":
-            done = [record for record in records if record.status == "complete"]
-            return sorted(done, key=lambda record: -(record.accuracy or 0.0))[:NUM_BEST]
-        by_number = {record.number: record for record in records}
-        front = [by_number[int(number)] for number in front_of(table(records), third=self.third).number]
-        return sorted(front, key=lambda record: -(record.accuracy or 0.0))
+        done = [record for record in records if record.status == "complete"]
+        values = [self.values(record) for record in done]
+        if self.third:
+            scores = np.array(values).reshape(-1, 3) * (-1, 1, 1)
+            done = [record for record, kept in zip(done, is_nondominated(scores), strict=True) if kept]
+            done.sort(key=lambda record: record.worst_latency or 0.0)
+        elif self.aim == "front":
+            done = [done[i] for i in front([value[0] for value in values], [value[1] for value in values])]
+        best = sorted(done, key=lambda record: -(record.accuracy or 0.0))
+        return best[:NUM_BEST] if self.aim == "accuracy" else best

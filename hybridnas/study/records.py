@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import pandas as pd
-from moocore import is_nondominated
 
 from hybridnas.architecture import Architecture
 from hybridnas.cost.measure import Cost
@@ -122,14 +121,10 @@ def typed(frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def front_of(trials: pd.DataFrame, latency: str = "worst_latency", third: str | None = None) -> pd.DataFrame:
-    """The trials trained to the end that no other beats in accuracy and a latency (and a third), fastest first.
+def front_of(trials: pd.DataFrame, latency: str = "worst_latency") -> pd.DataFrame:
+    """The trials trained to the end that no other beats in both accuracy and a latency, fastest first.
 
     A trial is trained only within the budget, so all of them hold it.
     """
     done = trials[trials.status == "complete"]
-    if third is None:
-        return done.iloc[front(done.accuracy.tolist(), done[latency].tolist())]
-    scores = done[["accuracy", latency, third]].astype("float64").assign(accuracy=-done.accuracy)
-    kept: pd.DataFrame = done[is_nondominated(scores.to_numpy())].sort_values(latency)
-    return kept
+    return done.iloc[front(done.accuracy.tolist(), done[latency].tolist())]
