@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pandas as pd
-from build import DATA
+from record import DATA
 
 from hybridnas.replaying import mean_margin
 

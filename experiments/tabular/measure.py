@@ -6,7 +6,7 @@ python experiments/tabular/measure.py        # one thread, batch 1; milliseconds
 import csv
 import random
 
-from build import DATA, architectures
+from record import DATA, architectures
 
 from hybridnas import build
 from hybridnas.cost import count_macs

@@ -1,6 +1,6 @@
 """The tabular benchmark: every architecture of closed.yaml, trained for real. Goes on where it stopped.
 
-    python experiments/tabular/build.py [FASHION_MNIST_NPZ]        # several processes may run at once
+    python experiments/tabular/record.py [FASHION_MNIST_NPZ]        # several processes may run at once
 
 Each architecture is trained on 4,000 embedded images for four epochs; the 16 layouts of mbconv and global attention,
 and 48 others, from two further seeds; these 16 and 64 others on 4,000 images of Fashion-MNIST, too. A row a training.
