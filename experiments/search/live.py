@@ -4,11 +4,13 @@
     python experiments/search/live.py report
 
 Every network that a method trained to the end is timed again by one timer, in turns with its reference, and its
-accuracy is that of the method's own short training: the same function, data and number of epochs for all.
+accuracy is that of the method's own short training: the same function, data and number of epochs for all. Each search
+of hybridnas begins with an empty table.
 """
 
 import argparse
 import csv
+import os
 import subprocess
 import sys
 import tempfile
@@ -43,6 +45,7 @@ def searched(method: str, budget: float, seed: int, folder: Path) -> pd.DataFram
         [sys.executable, "-m", "hybridnas.search", *common, "--threads", "1", "--out", str(run), *sampler],
         check=False,
         stdout=subprocess.DEVNULL,
+        env=os.environ | {"HYBRIDNAS_CACHE": str(folder / "cache")},
     )
     trials = Run.load(run).trials
     trials = trials[trials.status == "complete"]
