@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from hybridnas.errors import BudgetError, UserError
+from hybridnas.errors import BudgetError, UserError, first_clause
+from hybridnas.files import is_full_disk
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,6 +58,11 @@ def exit_code(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
         print("hybridnas: stopped; what finished is kept.", file=sys.stderr)
         return STOPPED
     except Exception as error:
+        if is_full_disk(error):
+            print(
+                f"hybridnas: No room is left on a disk ({first_clause(error)}); what finished is kept.", file=sys.stderr
+            )
+            return 2
         # Typer's usage errors have no public class that holds over its versions, but all can say themselves.
         message = getattr(error, "format_message", None)
         if message is None:

@@ -9,6 +9,7 @@
     - ZooError             a name that the zoo does not have, or weights that cannot be had or do not fit
     - RunError             a run folder that cannot be read or continued
     - TargetError          a device that cannot be reached, or stopped answering; nothing that finished is lost
+    - DiskFullError        no room for a file; nothing that finished is lost
   * BudgetError            no design holds the budget; commands exit with 3
   * CannotRun              one network, or part of one, that a runtime cannot run; its trial is marked failed
   * TrainingFailed         one training run ended without an accuracy; its trial is marked failed
@@ -50,6 +51,10 @@ class RunError(UserError):
 
 class TargetError(UserError):
     """A device that cannot be reached, or that stopped answering."""
+
+
+class DiskFullError(UserError):
+    """No room is left for a file: make some, then go on."""
 
 
 class BudgetError(HybridNasError):

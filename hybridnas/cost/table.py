@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridnas.errors import ConfigError
-from hybridnas.files import CACHE_VARIABLE, cache_folder
+from hybridnas.files import CACHE_VARIABLE, cache_folder, full_disk_said
 
 FILE = "cost.sqlite"
 
@@ -181,7 +181,8 @@ class Table:
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
-            yield
+            with full_disk_said(self.path.parent):
+                yield
         except sqlite3.Error as error:
             raise self._error(error) from None
 

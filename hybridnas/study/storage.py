@@ -12,7 +12,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from hybridnas.errors import RunError
-from hybridnas.files import write_atomic
+from hybridnas.files import full_disk_said, write_atomic
 from hybridnas.model import HybridNet
 from hybridnas.study.objective import Direction
 from hybridnas.study.records import TrialRecord, table
@@ -62,8 +62,13 @@ class Storage:
         ]
 
     def add(self, rung: int, trial: FrozenTrial, records: Sequence[TrialRecord]) -> None:
-        """Keep a trial that ended a rung, and the table of all."""
-        self.studies[rung].add_trial(trial)
+        """Keep a trial that ended a rung, and the table of all.
+
+        Raises:
+            DiskFullError: there is no room for it.
+        """
+        with full_disk_said(self.folder):
+            self.studies[rung].add_trial(trial)
         write_atomic(self.folder / "trials.csv", table(records).to_csv(index=False))
 
     def weights(self, number: int) -> Path:

@@ -1,0 +1,130 @@
+"""A disk that fills up: one sentence, exit code 2, nothing that finished is lost, and --resume goes on.
+
+The disk is a small tmpfs, for which the tests need to be root.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from hybridnas import SearchSpace
+from hybridnas.errors import DiskFullError
+from hybridnas.files import write_atomic
+
+SIZE = 8 * 1024**2
+SECONDS = 120
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(folder)]
+    if not sys.platform.startswith("linux") or subprocess.run(made, capture_output=True, check=False).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Take all room that is left."""
+    ballast = disk / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            return ballast
+
+
+def run(command: str, *flags: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", f"hybridnas.{command}", *map(str, flags)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def wait_for_rows(table: Path, count: int) -> None:
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        if table.is_file() and len(table.read_text().splitlines()) > count:
+            return
+        time.sleep(0.02)
+    raise TimeoutError(f"{table} did not reach {count} rows")
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        "x" * 2 * SIZE,
+        b"x" * 2 * SIZE,
+        partial(torch.save, {"a": torch.zeros(SIZE)}),
+        lambda path: save_file({"a": torch.zeros(SIZE)}, path),
+    ],
+    ids=["text", "bytes", "torch", "safetensors"],
+)
+def test_the_old_file_stays_and_nothing_else(disk, write):
+    (disk / "a").write_text("old")
+    with pytest.raises(DiskFullError, match="No room is left on the disk of"):
+        write_atomic(disk / "a", write)
+    assert (disk / "a").read_text() == "old"
+    assert [path.name for path in disk.iterdir()] == ["a"]
+
+
+def test_a_search_stops_and_goes_on_when_there_is_room(disk, space_file, npz_file):
+    folder = disk / "run"
+    flags = ("--space", space_file, "--data", npz_file, "--epochs", 1, "--trials", 6, "--threads", 1, "--out", folder)
+    process = run("search", *flags)
+    wait_for_rows(folder / "trials.csv", 2)
+    ballast = fill(disk)
+    _, err = process.communicate(timeout=SECONDS)
+    said = err.strip().splitlines()[-1]
+    assert process.returncode == 2 and said.startswith("hybridnas: No room is left on"), err
+    assert "Traceback" not in err
+    before = pd.read_csv(folder / "trials.csv")
+    assert len(before) >= 2
+
+    ballast.unlink()
+    process = run("search", *flags, "--resume")
+    _, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, err
+    after = pd.read_csv(folder / "trials.csv")
+    pd.testing.assert_frame_equal(after.iloc[: len(before)], before, check_dtype=False)
+    assert (after.status == "complete").sum() == 6 and not after.key.duplicated().any()
+    assert not list(folder.glob("**/.*"))
+
+
+def test_a_full_training_stops_and_goes_on_when_there_is_room(disk, space_file, npz_file, tmp_path):
+    design = tmp_path / "design.json"
+    network = SearchSpace.load(space_file).design(("mbconv", "global"), size=1)
+    assert network is not None
+    design.write_text(network.to_json())
+    folder = disk / "training"
+    process = run("train", design, "--data", npz_file, "--epochs", 40, "--out", folder, "--no-flip")
+    wait_for_rows(folder / "metrics.csv", 2)
+    ballast = fill(disk)
+    _, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 2 and "Traceback" not in err, err
+    assert err.strip().splitlines()[-1].startswith("hybridnas: No room is left on")
+    before = pd.read_csv(folder / "metrics.csv")
+
+    ballast.unlink()
+    process = run("train", "--resume", "--out", folder)
+    _, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, err
+    after = pd.read_csv(folder / "metrics.csv")
+    assert len(after) == 40 and after.epoch.tolist()[: len(before)] == before.epoch.tolist()
