@@ -1,10 +1,11 @@
 """What all commands share: errors become one sentence and an exit code.
 
-0 done, 1 a defect of ours, 2 the user's input, 3 no design holds the budget, 130 stopped by Ctrl-C.
+0 done, 1 a defect of ours, 2 the user's input, 3 no design holds the budget, 130 stopped by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,8 @@ def wide_console() -> Console:
 
 
 def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> None:
-    """Run a command and exit with its code."""
+    """Run a command and exit with its code. Being asked to end (SIGTERM) is what Ctrl-C is; a second time, at once."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(exit_code(app, arguments))
 
 

@@ -375,18 +375,23 @@ def wait_for_trials(folder: Path, count: int) -> None:
     raise TimeoutError(f"{folder} did not reach {count} trials")
 
 
-@pytest.mark.parametrize("name", ["SIGKILL", "SIGINT"])
-def test_stopped_at_any_moment_no_finished_trial_is_lost(arguments: list[str], tmp_path: Path, name: str) -> None:
+def test_stopped_at_any_moment_no_finished_trial_is_lost(arguments: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    process = start(arguments)
-    wait_for_trials(folder, 3)
-    os.kill(process.pid, getattr(signal, name))
-    _, err = process.communicate(timeout=SECONDS)
-    if name == "SIGINT":
-        assert process.returncode == 130 and "stopped" in err and "Traceback" not in err
-        assert (folder / "pareto.png").is_file()
-    before = pd.read_csv(folder / "trials.csv")
-    assert len(before) >= 3
+    before = pd.DataFrame()
+    for name in ("SIGINT", "SIGTERM", "SIGKILL"):
+        process = start(arguments if before.empty else [*arguments, "--resume"])
+        wait_for_trials(folder, len(before) + 2)
+        os.kill(process.pid, getattr(signal, name))
+        _, err = process.communicate(timeout=SECONDS)
+        if name != "SIGKILL":
+            assert process.returncode == 130 and "stopped" in err and "Traceback" not in err
+            assert (folder / "pareto.png").is_file()
+            (folder / "pareto.png").unlink()
+        after = pd.read_csv(folder / "trials.csv")
+        assert len(after) >= len(before) + 2
+        if len(before):
+            pd.testing.assert_frame_equal(after.iloc[: len(before)], before, check_dtype=False)
+        before = after
 
     process = start([*arguments, "--resume"])
     out, err = process.communicate(timeout=SECONDS)
