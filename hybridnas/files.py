@@ -12,7 +12,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from hybridnas.errors import DiskFullError
+from hybridnas.errors import DiskFullError, HybridNasError
 
 #: Bytes; a disk with less has none.
 NO_ROOM = 1 << 16
@@ -61,7 +61,7 @@ def full_disk_said(folder: Path) -> Iterator[None]:
         yield
     except Exception as error:
         # torch.save says nothing of the reason, but leaves what it wrote.
-        if not isinstance(error, DiskFullError) and (is_full_disk(error) or shutil.disk_usage(folder).free < NO_ROOM):
+        if not isinstance(error, HybridNasError) and (is_full_disk(error) or shutil.disk_usage(folder).free < NO_ROOM):
             raise DiskFullError(f"No room is left on the disk of {folder}; what finished is kept.") from None
         raise
 

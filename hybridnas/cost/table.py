@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -21,6 +22,8 @@ from hybridnas.errors import ConfigError
 from hybridnas.files import CACHE_VARIABLE, cache_folder, full_disk_said
 
 FILE = "cost.sqlite"
+#: How long one process waits for another that writes.
+WAIT_S = 60.0
 
 #: Among the times, under this key: what calling an empty part costs.
 CALL = "call"
@@ -88,8 +91,8 @@ class Table:
         except OSError as error:
             raise self._error(error) from None
         with self._explained():
-            self._file = sqlite3.connect(self.path, timeout=60, isolation_level=None)
-            self._file.execute("PRAGMA journal_mode=WAL")
+            self._file = sqlite3.connect(self.path, timeout=WAIT_S, isolation_level=None)
+            self._write_ahead()
             self._file.execute("PRAGMA synchronous=NORMAL")
             self._file.executescript(SCHEMA)
 
@@ -169,6 +172,18 @@ class Table:
             return
         for name in ("counts", "machines", "times", "networks"):
             self._write(f"DELETE FROM {name}")
+
+    def _write_ahead(self) -> None:
+        """Let readers and a writer not wait for each other. Of several that ask at once, SQLite turns some away."""
+        end = time.monotonic() + WAIT_S
+        while True:
+            try:
+                self._file.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > end:
+                    raise
+                time.sleep(0.01)
 
     def _write(self, statement: str, *values: object) -> None:
         with self._explained():
