@@ -5,10 +5,8 @@ The disk is a small tmpfs, for which the tests need to be root.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -16,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from processes import SECONDS, start, wait_for_rows
 from safetensors.torch import save_file
 
 from hybridnas import SearchSpace
@@ -23,7 +22,6 @@ from hybridnas.errors import DiskFullError
 from hybridnas.files import write_atomic
 
 SIZE = 8 * 1024**2
-SECONDS = 120
 
 
 @pytest.fixture
@@ -48,25 +46,6 @@ def fill(disk: Path) -> Path:
             return ballast
 
 
-def run(command: str, *flags: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", f"hybridnas.{command}", *map(str, flags)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
-def wait_for_rows(table: Path, count: int) -> None:
-    end = time.monotonic() + SECONDS
-    while time.monotonic() < end:
-        if table.is_file() and len(table.read_text().splitlines()) > count:
-            return
-        time.sleep(0.02)
-    raise TimeoutError(f"{table} did not reach {count} rows")
-
-
 @pytest.mark.parametrize(
     "write",
     [
@@ -88,7 +67,7 @@ def test_the_old_file_stays_and_nothing_else(disk, write):
 def test_a_search_stops_and_goes_on_when_there_is_room(disk, space_file, npz_file):
     folder = disk / "run"
     flags = ("--space", space_file, "--data", npz_file, "--epochs", 1, "--trials", 6, "--threads", 1, "--out", folder)
-    process = run("search", *flags)
+    process = start("search", *flags)
     wait_for_rows(folder / "trials.csv", 2)
     ballast = fill(disk)
     _, err = process.communicate(timeout=SECONDS)
@@ -99,7 +78,7 @@ def test_a_search_stops_and_goes_on_when_there_is_room(disk, space_file, npz_fil
     assert len(before) >= 2
 
     ballast.unlink()
-    process = run("search", *flags, "--resume")
+    process = start("search", *flags, "--resume")
     _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, err
     after = pd.read_csv(folder / "trials.csv")
@@ -114,7 +93,7 @@ def test_a_full_training_stops_and_goes_on_when_there_is_room(disk, space_file, 
     assert network is not None
     design.write_text(network.to_json())
     folder = disk / "training"
-    process = run("train", design, "--data", npz_file, "--epochs", 40, "--out", folder, "--no-flip")
+    process = start("train", design, "--data", npz_file, "--epochs", 40, "--out", folder, "--no-flip")
     wait_for_rows(folder / "metrics.csv", 2)
     ballast = fill(disk)
     _, err = process.communicate(timeout=SECONDS)
@@ -123,7 +102,7 @@ def test_a_full_training_stops_and_goes_on_when_there_is_room(disk, space_file, 
     before = pd.read_csv(folder / "metrics.csv")
 
     ballast.unlink()
-    process = run("train", "--resume", "--out", folder)
+    process = start("train", "--resume", "--out", folder)
     _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, err
     after = pd.read_csv(folder / "metrics.csv")

@@ -10,7 +10,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import pandas as pd
 import pytest
 import torch
 from fakes import CountingTimer, Opened
+from processes import SECONDS, start, wait_for_rows
 
 from hybridnas import Architecture, Run, SearchConfig, Stage, Stem, Transition, run_search
 from hybridnas.cli import exit_code
@@ -27,8 +27,6 @@ from hybridnas.model import HybridNet
 from hybridnas.report.__main__ import app as report_app
 from hybridnas.report.tables import summary
 from hybridnas.search import app
-
-SECONDS = 120
 
 
 @pytest.fixture
@@ -353,34 +351,13 @@ def test_help_needs_no_torch() -> None:
     assert "--budget-ms" in out.stdout and out.stderr.strip() == ""
 
 
-def start(arguments: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "hybridnas.search", *arguments, "--trials", "12", "--threads", "1"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        # A test run in the background of a shell has SIGINT ignored, and its children would inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-
-def wait_for_trials(folder: Path, count: int) -> None:
-    end = time.monotonic() + SECONDS
-    while time.monotonic() < end:
-        path = folder / "trials.csv"
-        if path.is_file() and len(path.read_text().splitlines()) > count:
-            return
-        time.sleep(0.05)
-    raise TimeoutError(f"{folder} did not reach {count} trials")
-
-
 def test_stopped_at_any_moment_no_finished_trial_is_lost(arguments: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
+    flags = [*arguments, "--trials", "12", "--threads", "1"]
     before = pd.DataFrame()
     for name in ("SIGINT", "SIGTERM", "SIGKILL"):
-        process = start(arguments if before.empty else [*arguments, "--resume"])
-        wait_for_trials(folder, len(before) + 2)
+        process = start("search", *flags, *["--resume"] * (len(before) > 0))
+        wait_for_rows(folder / "trials.csv", len(before) + 2)
         os.kill(process.pid, getattr(signal, name))
         _, err = process.communicate(timeout=SECONDS)
         if name != "SIGKILL":
@@ -393,7 +370,7 @@ def test_stopped_at_any_moment_no_finished_trial_is_lost(arguments: list[str], t
             pd.testing.assert_frame_equal(after.iloc[: len(before)], before, check_dtype=False)
         before = after
 
-    process = start([*arguments, "--resume"])
+    process = start("search", *flags, "--resume")
     out, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, err
     after = pd.read_csv(folder / "trials.csv")
