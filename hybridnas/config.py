@@ -92,7 +92,8 @@ class Settings(BaseModel):
         for name in sorted(self.model_fields_set - {*self.CHANGEABLE, "out"}):
             now, then = getattr(self, name), getattr(stored, name)
             if now != then:
-                allowed = " and ".join(map(self._flag, self.CHANGEABLE)) or "nothing"
+                *most, last = [*map(self._flag, self.CHANGEABLE)] or ["nothing"]
+                allowed = f"{', '.join(most)} and {last}" if most else last
                 raise ConfigError(
                     f"{self._flag(name)} was {_shown(then)} in this run and cannot become {_shown(now)}: "
                     f"--resume may change {'only ' if self.CHANGEABLE else ''}{allowed}."
@@ -110,7 +111,7 @@ class SearchConfig(Settings):
     270.0
     """
 
-    CHANGEABLE = ("trials", "time")
+    CHANGEABLE = ("trials", "time", "workers")
 
     space: str | None = None
     around: str | None = None
@@ -136,6 +137,7 @@ class SearchConfig(Settings):
     precision: str = "fp32"
     latency_batch_size: Count = 1
     threads: Count | None = None
+    workers: Count = 1
     seed: Annotated[int, Field(ge=0)] = 0
 
     @property

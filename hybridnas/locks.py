@@ -28,7 +28,7 @@ class DeviceLock:
         if sys.platform != "win32":
             folder = folder or Path(tempfile.gettempdir()) / f"hybridnas-{os.getuid()}"
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            name = device.replace(":", "-")
+            name = "cuda-0" if device == "cuda" else device.replace(":", "-")
             self._device, self._gate = (
                 os.open(folder / f"{name}.{kind}.lock", os.O_RDWR | os.O_CREAT, 0o600) for kind in ("device", "gate")
             )

@@ -41,6 +41,7 @@ from hybridnas.study.loop import Search
 from hybridnas.study.objective import Objective
 from hybridnas.study.run import Run, free_folder, newest_folder
 from hybridnas.study.storage import Storage
+from hybridnas.working import open_places, share_of_cores
 
 #: Where runs lie that were not given a folder.
 RUNS = Path("runs")
@@ -104,13 +105,14 @@ def run_search(
         _check_unchanged(dataset, config, folder)
     console.print(f"run    {folder}", soft_wrap=True)
 
-    trainer = _trainer(dataset, device, folder)
+    trainer = _trainer(dataset, device, folder, workers=config.workers)
     recipe = recipe_of(config)
     end = started + config.time if config.time else float("inf")
     finish = FINISH_ONNX_S if timers[0].setting.takes_file else FINISH_S
     reserve = finish + (CONFIRM_SHARE * config.time if config.time else 0.0)
 
-    with closing(table), SearchDisplay(console, config, started) as display:
+    places = open_places(config, trainer, max(space.file.image_size), console)
+    with closing(table), closing(places), SearchDisplay(console, config, started) as display:
         costing = Costing(timers, dataset.num_classes, table)
         objective = Objective(config.objective)
         assert config.rungs
@@ -129,6 +131,7 @@ def run_search(
             objective,
             display.say,
             started,
+            places,
         )
         before = list(search.records)
         search.spent["starting"] = time.monotonic() - started
@@ -177,9 +180,10 @@ def trainer_of(run: Run, console: Console) -> Trainer:
     return _trainer(dataset, local_device(run.config.device), run.folder)
 
 
-def _trainer(dataset: Dataset, device: torch.device, folder: Path) -> Trainer:
+def _trainer(dataset: Dataset, device: torch.device, folder: Path, workers: int = 1) -> Trainer:
     environment = json.loads((folder / "environment.json").read_bytes())
-    return Trainer(dataset, device, threads=environment.get("training_threads", available_cores()))
+    threads = environment.get("training_threads", available_cores())
+    return Trainer(dataset, device, threads=min(threads, share_of_cores(workers)))
 
 
 def _load(source: Source, config: SearchConfig, image_size: int, console: Console) -> Dataset:
@@ -213,9 +217,8 @@ def _open(config: SearchConfig, *, resume: bool) -> tuple[SearchConfig, Path]:
     if stored.rungs is None:
         raise RunError(f"{folder} was made by an older version, which had no rungs; begin a new run.")
     config.check_resumable(stored)
-    stops = config.model_fields_set & {"trials", "time"}
-    given: dict[str, Any] = {name: getattr(config, name) for name in stops}
-    if given:  # a new stop replaces the old one, whichever kind it was
+    given: dict[str, Any] = {name: getattr(config, name) for name in config.model_fields_set & {*config.CHANGEABLE}}
+    if given.keys() & {"trials", "time"}:  # a new stop replaces the old one, whichever kind it was
         stored = stored.model_copy(update={"trials": None, "time": None})
     return stored.model_copy(update={**given, "out": folder}), folder
 
@@ -368,7 +371,9 @@ def _begin(
     """Write what a resumed run needs; config.json last, as it makes the folder a run folder."""
     assert config.batch_size
     environment: dict[str, Any] = {
-        "training_threads": quickest_num_threads(available_cores(), max(space.file.image_size), config.batch_size),
+        "training_threads": quickest_num_threads(
+            share_of_cores(config.workers), max(space.file.image_size), config.batch_size
+        ),
         "targets": [timer.environment | {"fingerprint": timer.fingerprint} for timer in timers],
         "data_fingerprint": dataset.fingerprint(),
         "balanced": not dataset.is_balanced,

@@ -44,6 +44,7 @@ FLOORS = {
     "replaying": 6,
     "full_training": 6,
     "starting": 6,
+    "working": 6,
     "search": 7,
     "recommend": 7,
     "profile": 7,

@@ -231,7 +231,7 @@ def test_a_finished_search_resumed_without_more_to_do_trains_nothing(finished: P
     [
         (
             ["--seed", "3"],
-            "--seed was 0 in this run and cannot become 3: --resume may change only --trials and --time.",
+            "--seed was 0 in this run and cannot become 3: --resume may change only --trials, --time and --workers.",
         ),
         (["--epochs", "2"], "--epochs was 1 in this run and cannot become 2"),
         (["--budget-ms", "5"], "--budget-ms was 1000.0 in this run and cannot become 5.0"),

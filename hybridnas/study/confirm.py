@@ -11,9 +11,9 @@ from pathlib import Path
 from scipy import stats
 
 from hybridnas.cost.measure import Cost, timed
-from hybridnas.errors import BudgetError, OutOfTime, TrainingFailed
+from hybridnas.errors import BudgetError
 from hybridnas.model import HybridNet, build
-from hybridnas.proxy.training import TrainingResult
+from hybridnas.proxy.evaluation import Outcome, Task
 from hybridnas.seeds import derive_seed
 from hybridnas.study.loop import Search, over_budget
 from hybridnas.study.records import TrialRecord
@@ -31,13 +31,14 @@ LEVEL = 0.95
 class Confirmed:
     """A design that held the budget when it was timed again, and what training it longer gave.
 
-    `accuracies` has one figure for each seed of the longer training, and `model` is the best of these networks. Where
-    there was no time, they are those of the search.
+    `accuracies` has one figure for each seed of the longer training, and `weights` is where the best of these networks
+    lies. Where there was no time, they are those of the search. `model` is that network, once all is done.
     """
 
     record: TrialRecord
     costs: tuple[Cost, ...]
     accuracies: list[float] = field(default_factory=list)
+    weights: Path | None = None
     model: HybridNet | None = None
 
     @property
@@ -50,11 +51,11 @@ class Confirmed:
         """The mean over seeds, or that of the search."""
         return statistics.mean(self.accuracies or self.record.accuracies[-1:])
 
-    def add(self, result: TrainingResult) -> None:
+    def add(self, accuracy: float, weights: Path) -> None:
         """One more seed."""
-        if result.accuracy >= max(self.accuracies, default=0.0):
-            self.model = result.model
-        self.accuracies.append(result.accuracy)
+        if accuracy >= max(self.accuracies, default=0.0):
+            self.weights = weights
+        self.accuracies.append(accuracy)
 
 
 def confirm(
@@ -72,32 +73,35 @@ def confirm(
     Raises:
         BudgetError: none of the designs on the front holds the budget any more.
     """
+    assert search.storage
     best = [record for record in search.objective.best(search.records) if record.number not in passed_over]
-    candidates = best if search.objective.aim == "accuracy" else spread(best)
     confirmed: list[Confirmed] = []
-    for record in candidates:
-        expected = _seconds(search, record) + TIMING_S
-        if confirmed and (len(confirmed) == NUM_CONFIRMED or expected > seconds_left()):
+    planned = 0.0
+
+    def fits(record: TrialRecord) -> bool:
+        return planned + _seconds(search, record) + TIMING_S <= seconds_left()
+
+    for record in best if search.objective.aim == "accuracy" else spread(best):
+        if confirmed and (len(confirmed) == NUM_CONFIRMED or not fits(record)):
             break
-        _confirm_one(search, record, confirmed, seconds_left, say)
+        if _time_again(search, record, confirmed, say):
+            planned += _seconds(search, record) / search.places.num_places
     if not confirmed:
         raise BudgetError(
             f"No design holds the budget of {search.budget} when timed again; the machine may have become slower. "
             "Repeat with --resume, or allow more milliseconds."
         )
     known = best_known(search.records)
-    if known and known.number not in {*passed_over, *(each.record.number for each in confirmed)}:
-        if _seconds(search, known) + TIMING_S <= seconds_left():
-            _confirm_one(search, known, confirmed, seconds_left, say)
-            last = confirmed[-1]
-            if last.record is known and not last.longer and not weights_of(search, known).is_file():
-                confirmed.pop()  # of what is not among the best the search keeps no network
-    for seed in range(1, NUM_SEEDS):
-        for each in confirmed:
-            if each.longer and _seconds(search, each.record) <= seconds_left():
-                _train_longer(search, each, seed, seconds_left, say)
+    if known and known.number not in {*passed_over, *(each.record.number for each in confirmed)} and fits(known):
+        _time_again(search, known, confirmed, say)
+    for seed in range(NUM_SEEDS):
+        _train_longer(search, confirmed, seed, seconds_left, say)
+    last = confirmed[-1]
+    if last.record is known and not last.longer and not search.storage.weights(known.number).is_file():
+        confirmed.pop()  # of what is not among the best the search keeps no network
     for each in confirmed:
-        each.model = each.model or _searched_model(search, each.record)
+        each.model = _network(search, each)
+    search.storage.clear_confirmed()
     return sorted(confirmed, key=lambda each: (not each.longer, -each.accuracy))
 
 
@@ -132,23 +136,11 @@ def margins(confirmed: Sequence[Confirmed], num_images: int) -> list[float]:
     return [quantile * math.sqrt(each.accuracy * (1 - each.accuracy) / num_images) for each in confirmed]
 
 
-def _confirm_one(
-    search: Search,
-    record: TrialRecord,
-    confirmed: list[Confirmed],
-    seconds_left: Callable[[], float],
-    say: Callable[[str], None],
-) -> None:
-    costs = _time_again(search, record)
-    if search.budget.excess(costs) > 0:
-        say(f"trial {record.number} is over the budget when timed again: {over_budget(costs, search.budget)}")
-        return
-    confirmed.append(Confirmed(record, costs))
-    _train_longer(search, confirmed[-1], 0, seconds_left, say)
+def _time_again(search: Search, record: TrialRecord, confirmed: list[Confirmed], say: Callable[[str], None]) -> bool:
+    """Time a design longer than the search did, once more if it is over the budget: the machine may have been busy.
 
-
-def _time_again(search: Search, record: TrialRecord) -> tuple[Cost, ...]:
-    """Time a design longer than the search did; once more if it is over the budget: the machine may have been busy."""
+    One that holds it joins the confirmed.
+    """
     network = build(record.architecture, search.trainer.dataset.num_classes).deploy()
     costs = record.costs
     for _ in range(2):
@@ -157,42 +149,68 @@ def _time_again(search: Search, record: TrialRecord) -> tuple[Cost, ...]:
             for cost, timer in zip(record.costs, search.costing.timers, strict=True)
         )
         if search.budget.excess(costs) <= 0:
-            break
-    return costs
+            confirmed.append(Confirmed(record, costs))
+            return True
+    say(f"trial {record.number} is over the budget when timed again: {over_budget(costs, search.budget)}")
+    return False
 
 
 def _train_longer(
-    search: Search, each: Confirmed, number: int, seconds_left: Callable[[], float], say: Callable[[str], None]
+    search: Search,
+    confirmed: Sequence[Confirmed],
+    number: int,
+    seconds_left: Callable[[], float],
+    say: Callable[[str], None],
 ) -> None:
-    record = each.record
+    """Train all from one more seed, as many at once as there are places for."""
+    assert search.storage
     recipe = replace(search.recipe, epochs=LONGER * search.recipe.epochs)
-    seed = derive_seed(search.seed, "confirm", record.architecture.key, *([number] if number else []))
-    try:
-        result = search.trainer.train(record.architecture, recipe, seed=seed, seconds_left=seconds_left())
-    except (OutOfTime, TrainingFailed) as reason:
-        if not each.longer:
-            say(f"trial {record.number} keeps the network of the search: {reason}")
-        return
-    each.add(result)
-    say(
-        f"trial {record.number} confirmed{' again' if number else ''}: accuracy {result.accuracy:.3f} after "
-        f"{recipe.epochs} epochs ({record.accuracies[-1]:.3f} after {len(record.accuracies)} in the search), "
-        f"{each.costs[0].latency_ms_p50:.3g} ms"
-    )
+    waiting = list(confirmed)
+    in_flight: dict[int, Confirmed] = {}
+    while waiting or in_flight:
+        while waiting and len(in_flight) < search.places.num_places:
+            each = waiting.pop(0)
+            record = each.record
+            if number and (not each.longer or _seconds(search, record) > seconds_left()):
+                continue
+            seed = derive_seed(search.seed, "confirm", record.architecture.key, *([number] if number else []))
+            weights = search.storage.confirmed(record.number, number)
+            task = Task(
+                record.number,
+                record.architecture,
+                recipe,
+                seed,
+                recipe.epochs,
+                weights=weights,
+                seconds_left=seconds_left(),
+            )
+            in_flight[record.number] = each
+            search.places.submit(task)
+        if not in_flight:
+            break
+        task, result = search.places.wait(lambda share: None)
+        each = in_flight.pop(task.number)
+        record = each.record
+        if not isinstance(result, Outcome):
+            if not each.longer:
+                say(f"trial {record.number} keeps the network of the search: {result}")
+            continue
+        assert task.weights
+        each.add(result.accuracies[-1], task.weights)
+        say(
+            f"trial {record.number} confirmed{' again' if number else ''}: accuracy {result.accuracies[-1]:.3f} after "
+            f"{recipe.epochs} epochs ({record.accuracies[-1]:.3f} after {len(record.accuracies)} in the search), "
+            f"{each.costs[0].latency_ms_p50:.3g} ms"
+        )
 
 
-def _searched_model(search: Search, record: TrialRecord) -> HybridNet:
+def _network(search: Search, each: Confirmed) -> HybridNet:
     from safetensors.torch import load_file
 
-    model = build(record.architecture, search.trainer.dataset.num_classes)
-    model.load_state_dict(load_file(weights_of(search, record)))
-    return model.eval()
-
-
-def weights_of(search: Search, record: TrialRecord) -> Path:
-    """Where the search keeps a trial's weights, if it is among the best."""
     assert search.storage
-    return search.storage.weights(record.number)
+    model = build(each.record.architecture, search.trainer.dataset.num_classes)
+    model.load_state_dict(load_file(each.weights or search.storage.weights(each.record.number)))
+    return model.eval()
 
 
 def _seconds(search: Search, record: TrialRecord) -> float:

@@ -13,17 +13,20 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
+from typing import NamedTuple
 
 from optuna.samplers import BaseSampler
 
 from hybridnas.architecture import Architecture
 from hybridnas.cost.measure import MARGIN, Budget, Cost, Costing
 from hybridnas.errors import BudgetError, CannotRun, OutOfTime, TrainingFailed
+from hybridnas.proxy.evaluation import Result, Task, evaluate
 from hybridnas.proxy.rungs import num_places, standings
-from hybridnas.proxy.training import Recipe, Trainer, TrainingResult
+from hybridnas.proxy.training import Recipe, Trainer
 from hybridnas.seeds import derive_seed
 from hybridnas.space import SearchSpace
+from hybridnas.study.executors import Executor, Serial
 from hybridnas.study.objective import Objective
 from hybridnas.study.proposals import Proposal, Proposals
 from hybridnas.study.records import Status, TrialRecord
@@ -53,6 +56,14 @@ class Progress:
     share: float = 0.0
 
 
+class Running(NamedTuple):
+    """A trial in training: as it was before, up to which rung, and what the sampler noted of it."""
+
+    record: TrialRecord
+    rung: int
+    attrs: Mapping[str, object] | None
+
+
 @dataclass
 class Search:
     """A search, with all that one trial needs.
@@ -62,7 +73,7 @@ class Search:
         space: What is searched.
         budget: What must hold before anything is trained.
         costing: Counts, predicts and times on every target.
-        trainer: Trains on the data.
+        trainer: Trains on the data, in this process.
         recipe: How.
         rungs: Epochs after which trials are compared and the best go on, ascending; the last are the recipe's.
         seed: Of proposals and trainings.
@@ -73,6 +84,7 @@ class Search:
         objective: What is best.
         say: Told what was decided, in a sentence.
         started: `time.monotonic()` when it began.
+        executor: Where trainings run; None is here, one after the other.
 
     Raises:
         SpaceError: the space does not hold one of the designs.
@@ -92,9 +104,12 @@ class Search:
     objective: Objective = field(default_factory=Objective)
     say: Callable[[str], None] = lambda sentence: None
     started: float = field(default_factory=time.monotonic)
+    executor: Executor | None = None
     records: list[TrialRecord] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.places: Executor = self.executor or Serial(partial(evaluate, self.trainer))
+        self._running: dict[int, Running] = {}  # by number
         self._places: dict[str, int] = {}
         self.spent: defaultdict[str, float] = defaultdict(float)  # seconds, by what was done
         self._decided = False
@@ -112,25 +127,35 @@ class Search:
             BudgetError: nothing that was seen holds the budget.
         """
         too_long = 0
-        while too_long < TOO_LONG:
-            going_on = self._promoted()
-            if going_on is None and trials is not None and self.num_begun >= trials:
+        while True:
+            while too_long < TOO_LONG and len(self._running) < self.places.num_places:
+                if not self._begin_next(trials, seconds_left):
+                    break
+            if not self._running:
                 break
-            if seconds_left() < self._typical_seconds(going_on):
-                break
-            try:
-                if going_on is not None:
-                    self._train(going_on, going_on.rung + 1, seconds_left)
-                else:
-                    with self.clock("proposing"):
-                        proposal = self._propose()
-                    if proposal is None:
-                        break
-                    self._try(proposal, seconds_left)
-            except OutOfTime:
-                too_long += 1
+            with self.clock("training"):
+                task, result = self.places.wait(lambda share: self.report(Progress(self.records, share=share)))
+            too_long += isinstance(result, OutOfTime)
+            self._ended(self._running.pop(task.number), task, result)
         if self.num_begun == 0 and self.records:
             raise self._over_budget()
+
+    def _begin_next(self, trials: int | None, seconds_left: Callable[[], float]) -> bool:
+        """Let the best train on or try a new design; False if there is nothing to do, or no time for it."""
+        going_on = self._promoted()
+        fresh = sum(running.record.rung == 0 and not running.record.accuracies for running in self._running.values())
+        if going_on is None and trials is not None and self.num_begun + fresh >= trials:
+            return False
+        if seconds_left() < self._typical_seconds(going_on):
+            return False
+        if going_on is not None:
+            self._train(going_on, going_on.rung + 1, seconds_left)
+            return True
+        with self.clock("proposing"):
+            proposal = self._propose()
+        if proposal is not None:
+            self._try(proposal, seconds_left)
+        return proposal is not None
 
     @property
     def num_begun(self) -> int:
@@ -183,21 +208,26 @@ class Search:
 
     def _propose(self) -> Proposal | None:
         """A design that was not tried before, None if there seems to be none."""
+        taken = {*self._places, *(running.record.architecture.key for running in self._running.values())}
         for known in self._known_designs():
-            if known.architecture.key not in self._places:
+            if known.architecture.key not in taken:
                 return known
         self._choose_sampler()
-        number = len(self.records)
+        number = self._next_number()
         for attempt in range(STUBBORN):
             found = self._proposals.next(self._sampler, number, attempt)
-            if found.architecture.key not in self._places:
+            if found.architecture.key not in taken:
                 return found
         generator = random.Random(derive_seed(self.seed, number))
         for _ in range(EXHAUSTED):
             architecture = self.space.sample(lambda _, values: generator.choice(values))
-            if architecture.key not in self._places:
+            if architecture.key not in taken:
                 return Proposal(architecture)
         return None
+
+    def _next_number(self) -> int:
+        """Of a new trial."""
+        return max([-1, *(record.number for record in self.records), *self._running]) + 1
 
     def _known_designs(self) -> Iterator[Proposal]:
         """Those that were given, the known layouts at middle size, and at their least those that were too much."""
@@ -228,10 +258,10 @@ class Search:
             costs = self.costing.count(architecture)
             status, reason = "failed", str(problem)
         seed = derive_seed(self.seed, architecture.key)
-        record = TrialRecord(len(self.records), architecture, proposal.design, status, reason, costs, (), 0.0, seed)
+        record = TrialRecord(self._next_number(), architecture, proposal.design, status, reason, costs, (), 0.0, seed)
         if status == "failed" or self.budget.excess(costs) > 0:
             self._end(record, attrs=proposal.attrs)
-            if len(self.records) >= HOPELESS and self.num_begun == 0:
+            if len(self.records) >= HOPELESS and self.num_begun == 0 and not self._running:
                 raise self._over_budget()
             return
         self._train(record, 0, seconds_left, proposal.attrs)
@@ -243,20 +273,30 @@ class Search:
         seconds_left: Callable[[], float],
         attrs: Mapping[str, object] | None = None,
     ) -> None:
-        """Train a design up to a rung."""
-        try:
-            with self.clock("training"):
-                result = self.trainer.train(
-                    record.architecture,
-                    self.recipe,
-                    seed=record.seed,
-                    until=self.rungs[rung],
-                    checkpoint=self.storage.checkpoint(record.number) if self.storage else None,
-                    seconds_left=seconds_left(),
-                    on_step=lambda share: self.report(Progress(self.records, share=share)),
-                )
-        except TrainingFailed as failure:
-            self._end(replace(record, status="failed", reason=str(failure), rung=rung), attrs=attrs)
+        """Begin to train a design up to a rung."""
+        task = Task(
+            record.number,
+            record.architecture,
+            self.recipe,
+            record.seed,
+            self.rungs[rung],
+            self.storage.checkpoint(record.number) if self.storage else None,
+            self.storage.weights(record.number) if self.storage else None,
+            seconds_left(),
+        )
+        self._running[record.number] = Running(record, rung, attrs)
+        if self.places.num_places > 1:
+            self._proposals.begin(record)
+        self.places.submit(task)
+
+    def _ended(self, running: Running, task: Task, result: Result) -> None:
+        """A training ended: keep what it gave. One that there was no time for is as if it had never begun."""
+        record, rung = running.record, running.rung
+        self._proposals.end(record)
+        if isinstance(result, OutOfTime):
+            return
+        if isinstance(result, TrainingFailed):
+            self._end(replace(record, status="failed", reason=str(result), rung=rung), attrs=running.attrs)
             return
         self._end(
             replace(
@@ -267,29 +307,24 @@ class Search:
                 worst_latency=self.budget.worst_latency(record.costs, self.costing.reference_ms),
                 rung=rung,
             ),
-            result,
-            attrs,
+            attrs=running.attrs,
         )
 
-    def _end(
-        self, record: TrialRecord, result: TrainingResult | None = None, attrs: Mapping[str, object] | None = None
-    ) -> None:
+    def _end(self, record: TrialRecord, attrs: Mapping[str, object] | None = None) -> None:
         """Keep a trial that ended a rung."""
         record = replace(record, ended=self._before + time.monotonic() - self.started)
         with self.clock("keeping"):
-            self._keep(record, result, attrs)
+            self._keep(record, attrs)
         self.report(Progress(self.records, ended=record))
 
-    def _keep(self, record: TrialRecord, result: TrainingResult | None, attrs: Mapping[str, object] | None) -> None:
+    def _keep(self, record: TrialRecord, attrs: Mapping[str, object] | None) -> None:
         self._put(record)
         trial = self._proposals.frozen(record, self.budget.excess(record.costs), attrs)
         self._proposals.tell(record.rung, record, trial)
         if self.storage:
-            if result and record.status == "complete":
-                self.storage.save_weights(record.number, result.model)
             self.storage.add(record.rung, trial, self.records)
             best = self.objective.best(self.records)
-            self.storage.clear([r.number for r in best], [r.number for r in self._contenders()])
+            self.storage.clear([r.number for r in best], [r.number for r in self._contenders()], self._running)
 
     def _put(self, record: TrialRecord) -> None:
         place = self._places.setdefault(record.architecture.key, len(self.records))
@@ -320,7 +355,8 @@ class Search:
         # Attention starts more slowly than convolution.
         families = [main_family(record.architecture) for record in ended] if rung == 0 else None
         order = standings(self.objective.scores(ended, self.rungs[rung]), families) if ended else []
-        return ended, order, {row for row, record in enumerate(ended) if record.rung > rung}
+        gone_on = {row for row, r in enumerate(ended) if r.rung > rung or r.number in self._running}
+        return ended, order, gone_on
 
     def _typical_seconds(self, going_on: TrialRecord | None) -> float:
         """What the next training takes, at least: half of what an epoch took so far for each of its epochs."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import optuna
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 
 from hybridnas.architecture import Architecture
@@ -52,19 +52,39 @@ class Proposals:
         self._studies = [optuna.create_study(directions=objective.directions) for _ in range(num_rungs)]
         self._ended = [0] * num_rungs
         self._attrs: dict[int, Mapping[str, Any]] = {}
+        self._in_flight: dict[int, tuple[optuna.Study, optuna.Trial]] = {}
 
     def next(self, sampler: str | BaseSampler, number: int, attempt: int) -> Proposal:
         """What a sampler, or the one that `make_sampler` knows by a name, would try as trial `number`.
 
         `attempt` counts the askings for it.
         """
-        study = self._studies[max((rung for rung, ended in enumerate(self._ended) if ended >= ENOUGH), default=0)]
+        study = self._level()
         study.sampler = make_sampler(sampler, self.seed, number, attempt) if isinstance(sampler, str) else sampler
         trial = study.ask()
         architecture = suggest(trial, self.space)
         attrs = study.get_trials(deepcopy=False)[-1].system_attrs
         study.tell(trial, state=TrialState.FAIL)  # what becomes of it is told as a trial of its own
         return Proposal(architecture, attrs=attrs)
+
+    def _level(self) -> optuna.Study:
+        """The study that is asked: of the highest rung that enough trials ended."""
+        return self._studies[max((rung for rung, ended in enumerate(self._ended) if ended >= ENOUGH), default=0)]
+
+    def begin(self, record: TrialRecord) -> None:
+        """A trial is in training, and others will be asked for meanwhile: samplers are to look elsewhere."""
+        study = self._level()
+        study.sampler = RandomSampler()  # not asked: the point is given
+        study.enqueue_trial(to_params(self.space, self.space.encode(record.architecture)))
+        trial = study.ask()
+        suggest(trial, self.space)
+        self._in_flight[record.number] = study, trial
+
+    def end(self, record: TrialRecord) -> None:
+        """A trial is in training no more; what became of it is told as a trial of its own."""
+        if record.number in self._in_flight:
+            study, trial = self._in_flight.pop(record.number)
+            study.tell(trial, state=TrialState.FAIL)
 
     def frozen(self, record: TrialRecord, excess: float, attrs: Mapping[str, Any] | None = None) -> FrozenTrial:
         """A record as Optuna stores it, whose sampler noted `attrs`, at first; what is over the budget has no values.

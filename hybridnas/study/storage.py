@@ -13,7 +13,6 @@ from optuna.trial import FrozenTrial
 
 from hybridnas.errors import RunError
 from hybridnas.files import full_disk_said, write_atomic
-from hybridnas.model import HybridNet
 from hybridnas.study.objective import Direction
 from hybridnas.study.records import TrialRecord, table
 
@@ -75,20 +74,25 @@ class Storage:
         """Where the weights of a trial lie that is among the best."""
         return self.folder / "checkpoints" / f"trial-{number}.safetensors"
 
-    def save_weights(self, number: int, model: HybridNet) -> None:
-        """Keep the weights of a trial."""
-        from safetensors.torch import save_file
-
-        weights = {name: value.contiguous() for name, value in model.state_dict().items()}
-        write_atomic(self.weights(number), lambda path: save_file(weights, path))
-
     def checkpoint(self, number: int) -> Path:
         """Where a training lies that was stopped at a rung."""
         return self.folder / "checkpoints" / f"stopped-{number}.pt"
 
-    def clear(self, best: Collection[int], stopped: Collection[int]) -> None:
-        """Remove the weights of all but the best trials and the stopped trainings of all but some."""
-        kept = {*map(self.weights, best), *map(self.checkpoint, stopped)}
-        for path in (self.folder / "checkpoints").glob("*-*.*"):
+    def confirmed(self, number: int, seed: int) -> Path:
+        """Where the weights of a trial lie that was trained longer."""
+        return self.folder / "checkpoints" / f"confirmed-{number}-{seed}.safetensors"
+
+    def clear_confirmed(self) -> None:
+        """Remove these."""
+        for path in (self.folder / "checkpoints").glob("confirmed-*"):
+            path.unlink()
+
+    def clear(self, best: Collection[int], stopped: Collection[int], running: Collection[int]) -> None:
+        """Remove the weights of all but the best trials and the stopped trainings of all but some.
+
+        What belongs to trainings in flight stays, also what is being written.
+        """
+        kept = {*map(self.weights, [*best, *running]), *map(self.checkpoint, [*stopped, *running])}
+        for path in (self.folder / "checkpoints").glob("[!.]*-*.*"):
             if path not in kept:
                 path.unlink(missing_ok=True)

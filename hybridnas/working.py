@@ -1,0 +1,65 @@
+"""Where the trainings of a search run: in this process, or in `--workers` of their own."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import psutil
+import torch
+from rich.console import Console
+
+from hybridnas.config import SearchConfig
+from hybridnas.cost.latency import available_cores
+from hybridnas.cost.targets import local_device
+from hybridnas.data.loading import Loading
+from hybridnas.data.sources import open_source
+from hybridnas.errors import RunError
+from hybridnas.proxy.evaluation import Evaluate, evaluate
+from hybridnas.proxy.training import Trainer
+from hybridnas.study.executors import Executor, Serial
+from hybridnas.study.workers import Workers
+
+
+def share_of_cores(workers: int) -> int:
+    """CPU cores for each of some processes."""
+    return max(1, available_cores() // workers)
+
+
+def open_places(config: SearchConfig, trainer: Trainer, image_size: int, console: Console) -> Executor:
+    """What does a search's trainings, ready to.
+
+    Args:
+        config: The settings, with every default said.
+        trainer: Trains in this process.
+        image_size: Of the images as they are loaded.
+        console: Where a warning is printed if memory will not do.
+
+    Raises:
+        WorkerError: processes that train cannot be started.
+    """
+    if config.workers == 1:
+        return Serial(partial(evaluate, trainer))
+    need, free = config.workers * psutil.Process().memory_info().rss, psutil.virtual_memory().available
+    if need > free:
+        console.print(
+            f"warning: {config.workers} workers need about {need / 1e9:.1f} GB of memory, and {free / 1e9:.1f} are "
+            "free; fewer --workers may be quicker.",
+            style="bold",
+        )
+    with console.status(f"starting {config.workers} workers"):
+        return Workers(
+            config.workers, partial(_set_up, config, image_size, trainer.threads, trainer.dataset.fingerprint())
+        )
+
+
+def _set_up(config: SearchConfig, image_size: int, threads: int, fingerprint: str, place: int) -> Evaluate:
+    """Make a trainer in a worker, on the same data."""
+    assert config.device
+    dataset = open_source(config.data).load(Loading(image_size, config.seed, config.train_images, config.max_bad))
+    if dataset.fingerprint() != fingerprint:
+        raise RunError(f"--data {config.data} is not the same for every process.")
+    device = local_device(config.device)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", place % torch.cuda.device_count())
+    torch.set_num_threads(threads)
+    return partial(evaluate, Trainer(dataset, device, threads=threads))
