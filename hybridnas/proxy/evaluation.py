@@ -10,14 +10,15 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-from safetensors.torch import save_file
+from typing import TYPE_CHECKING
 
 from hybridnas.architecture import Architecture
 from hybridnas.errors import OutOfTime, TrainingFailed
 from hybridnas.files import write_atomic
-from hybridnas.model import HybridNet
-from hybridnas.proxy.training import Recipe, Trainer
+
+if TYPE_CHECKING:  # who hands tasks on need not import torch
+    from hybridnas.model import HybridNet
+    from hybridnas.proxy.training import Recipe, Trainer
 
 
 @dataclass(frozen=True)
@@ -81,5 +82,7 @@ def evaluate(trainer: Trainer, task: Task, on_step: Callable[[float], None]) -> 
 
 def save_weights(path: Path, model: HybridNet) -> None:
     """Leave a network's weights in a safetensors file."""
+    from safetensors.torch import save_file
+
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
     write_atomic(path, lambda temporary: save_file(weights, temporary))

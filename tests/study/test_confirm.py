@@ -1,10 +1,10 @@
 """Confirming: who takes part, and what an interval says. The whole is tested by the searches of test_search."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from hybridnas.proxy.training import TrainingResult
 from hybridnas.study.confirm import NUM_CONFIRMED, NUM_MOST_ACCURATE, Confirmed, best_known, margins, spread
 
 
@@ -33,13 +33,13 @@ def test_the_best_known_design():
 def confirmed(*accuracies, searched=0.5):
     each = Confirmed(record(0, searched), ())
     for i, accuracy in enumerate(accuracies):
-        each.add(TrainingResult(f"network {i}", (0.1, accuracy), 1.0))
+        each.add(accuracy, Path(f"network {i}"))
     return each
 
 
 def test_the_mean_counts_and_the_best_network_is_kept():
     each = confirmed(0.7, 0.9, 0.8)
-    assert each.accuracy == pytest.approx(0.8) and each.model == "network 1" and each.longer
+    assert each.accuracy == pytest.approx(0.8) and each.weights == Path("network 1") and each.longer
     assert confirmed(searched=0.4).accuracy == 0.4 and not confirmed().longer
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from hybridnas.cost.table import Table
 from hybridnas.data.loading import Loading
 from hybridnas.data.sources import open_source
 from hybridnas.errors import BudgetError, CannotRun, OutOfTime, RunError, TargetError, TrainingFailed
+from hybridnas.proxy.evaluation import Result, Task, evaluate
 from hybridnas.proxy.training import Recipe, Trainer
 from hybridnas.space import SearchSpace
 from hybridnas.study import sampler as sampler_module
@@ -449,3 +451,65 @@ def test_with_a_third_objective_gp_proposes_where_trainings_take_long(
         search.run(trials=trials, seconds_left=forever)
     assert said == 2 * [f"sampler {chosen}: a training takes {seconds:.3g} s, a proposal of gp about 2 s"]
     assert asked[0] == "tpe" and asked[-1] == chosen
+
+
+class Several:
+    """Trains here, but takes some tasks at once and ends them in any order."""
+
+    def __init__(self, search: Search, places: int) -> None:
+        self.num_places = places
+        self.begun: list[Task] = []
+        self._in_flight: list[Task] = []
+        self._generator = random.Random(places)
+        self._trainer = search.trainer
+
+    def submit(self, task: Task) -> None:
+        assert len(self._in_flight) < self.num_places
+        assert not any(task.number == other.number for other in self._in_flight)
+        self.begun.append(task)
+        self._in_flight.append(task)
+
+    def wait(self, on_step: Callable[[float], None]) -> tuple[Task, Result]:
+        task = self._in_flight.pop(self._generator.randrange(len(self._in_flight)))
+        return task, evaluate(self._trainer, task, on_step)
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize("sampler", ["cost-aware", "tpe", "random"])
+def test_several_trainings_at_once(make_search: MakeSearch, sampler: str) -> None:
+    def search_on() -> tuple[Search, Several]:
+        search = make_search(rungs=(1, 2, 4), sampler=sampler)
+        search.places = places = Several(search, 3)
+        return search, places
+
+    search, places = search_on()
+    search.run(trials=12, seconds_left=forever)
+    assert search.num_begun == 12 == len({record.architecture.key for record in search.records})
+    assert sorted(record.number for record in search.records) == [*range(12)]
+    assert [task.number for task in places.begun] != sorted(task.number for task in places.begun)
+    going_on = [(task.number, task.until) for task in places.begun]
+    assert len(going_on) == len(set(going_on)), "nothing is trained twice"
+    # Each went on from its checkpoint, which was there, and those on the front have their networks.
+    for task in places.begun:
+        assert task.until == 1 or (task.number, {2: 1, 4: 2}[task.until]) in going_on
+    assert search.storage
+    kept = {path.name for path in (search.storage.folder / "checkpoints").iterdir()}
+    for record in search.objective.best(search.records):
+        assert search.storage.weights(record.number).name in kept
+    whole = next(record for record in search.records if record.status == "complete")
+    alone = search.trainer.train(whole.architecture, search.recipe, seed=whole.seed)
+    assert alone.accuracies == whole.accuracies
+
+    again, places = search_on()
+    assert sorted(again.records, key=lambda r: r.number) == sorted(search.records, key=lambda r: r.number)
+    again.run(trials=14, seconds_left=forever)
+    assert {task.number for task in places.begun if task.until == 1} == {12, 13}
+
+
+def test_a_search_that_stops_for_lack_of_time_waits_for_what_is_in_flight(make_search: MakeSearch) -> None:
+    search = make_search()
+    search.places = places = Several(search, 2)
+    search.run(trials=None, seconds_left=lambda: 0.0 if len(places.begun) >= 5 else 1e9)
+    assert len(search.records) == 5 == len(places.begun)
+    assert all(record.status == "complete" for record in search.records)
