@@ -54,6 +54,13 @@ def write_atomic(path: Path, write: str | bytes | Callable[[Path], object]) -> N
         temporary.unlink(missing_ok=True)
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove what `write_atomic` was writing in a folder, and below, when its process was killed."""
+    for path in folder.rglob(".*"):
+        if path.is_file():
+            path.unlink(missing_ok=True)
+
+
 @contextmanager
 def full_disk_said(folder: Path) -> Iterator[None]:
     """Where writing into a folder fails because its disk is full, a DiskFullError."""

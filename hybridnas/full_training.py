@@ -25,7 +25,8 @@ from hybridnas.data.loading import Loading
 from hybridnas.data.sources import SYNTHETIC, open_source
 from hybridnas.errors import ConfigError, RunError, TrainingFailed, first_clause
 from hybridnas.export.bundle import export_bundle
-from hybridnas.files import write_atomic
+from hybridnas.files import remove_unfinished, write_atomic
+from hybridnas.locks import owned
 from hybridnas.model import HybridNet, build
 from hybridnas.proxy.full import AUGMENTATIONS, Epoch, FullRecipe, FullTraining
 from hybridnas.proxy.training import Trainer, quickest_num_threads
@@ -78,6 +79,12 @@ def train_model(config: TrainConfig, *, resume: bool = False, console: Console |
     """
     console = console or Console(quiet=True)
     config, folder = _open(config, resume=resume)
+    with owned(folder):
+        remove_unfinished(folder)
+        return _train_in(folder, config, console)
+
+
+def _train_in(folder: Path, config: TrainConfig, console: Console) -> Training:
     goes_on = (folder / CHECKPOINT).is_file()
     begin = Start(zoo.read(str(folder / DESIGN))) if goes_on else start(config)
     architecture = begin.architecture

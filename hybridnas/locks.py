@@ -1,4 +1,4 @@
-"""A device that many may train on at once, or one may time alone: locks across processes."""
+"""Locks across processes: a device that many may train on at once or one may time alone, and a run folder."""
 
 from __future__ import annotations
 
@@ -9,8 +9,32 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hybridnas.errors import RunError
+
 if sys.platform != "win32":
     import fcntl
+
+
+@contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """One process at a time in a run folder; the lock is on the folder itself and ends with its process.
+
+    Raises:
+        RunError: another process is at it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if sys.platform == "win32":
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"{folder} is in use: another process is searching or training there.") from None
+        yield
+    finally:
+        os.close(handle)
 
 
 class DeviceLock:

@@ -45,6 +45,7 @@ FLOORS = {
     "full_training": 6,
     "starting": 6,
     "working": 6,
+    "beginning": 6,
     "search": 7,
     "recommend": 7,
     "profile": 7,

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from hybridnas.architecture import Architecture
 from hybridnas.config import SearchConfig
-from hybridnas.errors import ConfigError, RunError
+from hybridnas.errors import ConfigError, RunError, first_clause
 from hybridnas.study.records import COLUMNS, front_of, typed
 
 
@@ -41,16 +41,13 @@ class Run:
             RunError: it is no run folder, or a file in it is damaged.
         """
         folder = Path(folder)
-        if not (folder / "config.json").is_file():
-            raise RunError(f"{folder} is no run folder: it has no config.json.")
+        config = read_settings(folder)
         try:
-            config = SearchConfig.model_validate_json((folder / "config.json").read_bytes())
             trials_file, result_file = folder / "trials.csv", folder / "result.json"
             trials = typed(pd.read_csv(trials_file) if trials_file.is_file() else pd.DataFrame(columns=COLUMNS))
             result = json.loads(result_file.read_bytes()) if result_file.is_file() else {}
-        except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
-            first = str(error).partition("\n")[0].rstrip(".")
-            raise RunError(f"The run folder {folder} is damaged: {first}.") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise _damaged(folder, error) from None
         return cls(folder, config, trials, result)
 
     def front(self, target: str | None = None) -> pd.DataFrame:
@@ -108,6 +105,25 @@ class Run:
         return load_network(best, self.result["num_classes"])
 
 
+def read_settings(folder: Path) -> SearchConfig:
+    """The settings of a run.
+
+    Raises:
+        RunError: the folder is none, or its config.json is damaged.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise RunError(f"{folder} is no run folder: it has no config.json.")
+    try:
+        return SearchConfig.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise _damaged(folder, error) from None
+
+
+def _damaged(folder: Path, error: Exception) -> RunError:
+    return RunError(f"The run folder {folder} is damaged: {first_clause(error)}.")
+
+
 def free_folder(out: Path | None, parent: Path) -> Path:
     """The folder that was asked for, or one named by the time: it is not there, or empty.
 
@@ -115,6 +131,8 @@ def free_folder(out: Path | None, parent: Path) -> Path:
         ConfigError: something is in it.
     """
     folder = out or parent / f"{datetime.now():%Y%m%d-%H%M%S}"
+    while out is None and folder.exists():  # begun in the same second, or before the clock was set back
+        folder = folder.with_name(folder.name + "a")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"--out {folder} exists already; choose another name, or go on with it by --resume.")
     return folder

@@ -11,7 +11,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial
 
-from hybridnas.errors import RunError
+from hybridnas.errors import RunError, UserError, first_clause
 from hybridnas.files import full_disk_said, write_atomic
 from hybridnas.study.objective import Direction
 from hybridnas.study.records import TrialRecord, table
@@ -53,12 +53,21 @@ class Storage:
             raise RunError(f"{path} is of a search with another objective.")
 
     def load(self) -> list[tuple[int, FrozenTrial, TrialRecord]]:
-        """All trials with their rungs: the lower rungs first, within one as they ended."""
-        return [
-            (rung, trial, TrialRecord.from_json(trial.user_attrs[RECORD]))
-            for rung, study in enumerate(self.studies)
-            for trial in study.get_trials(deepcopy=False)
-        ]
+        """All trials with their rungs: the lower rungs first, within one as they ended.
+
+        Raises:
+            RunError: study.db is damaged, or of something else.
+        """
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            return [
+                (rung, trial, TrialRecord.from_json(trial.user_attrs[RECORD]))
+                for rung, study in enumerate(self.studies)
+                for trial in study.get_trials(deepcopy=False)
+            ]
+        except (SQLAlchemyError, KeyError, TypeError, ValueError, UserError) as error:
+            raise RunError(f"{self.folder / 'study.db'} cannot be read: {first_clause(error)}.") from None
 
     def add(self, rung: int, trial: FrozenTrial, records: Sequence[TrialRecord]) -> None:
         """Keep a trial that ended a rung, and the table of all.
@@ -68,6 +77,10 @@ class Storage:
         """
         with full_disk_said(self.folder):
             self.studies[rung].add_trial(trial)
+        self.write_table(records)
+
+    def write_table(self, records: Sequence[TrialRecord]) -> None:
+        """Write trials.csv, which follows from the trials."""
         write_atomic(self.folder / "trials.csv", table(records).to_csv(index=False))
 
     def weights(self, number: int) -> Path:

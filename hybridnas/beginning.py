@@ -1,0 +1,200 @@
+"""What a search is about, of a new run or of one that goes on: settings, space, designs, and what it depends on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hybridnas import zoo
+from hybridnas.architecture import Architecture
+from hybridnas.config import DEFAULT_SECONDS, SearchConfig
+from hybridnas.cost.latency import Timer, available_cores
+from hybridnas.cost.runtimes import Setting
+from hybridnas.cost.targets import best_device
+from hybridnas.data.dataset import Dataset
+from hybridnas.errors import ArchitectureError, ConfigError, RunError, SpaceError
+from hybridnas.files import write_atomic
+from hybridnas.proxy.rungs import rungs_of
+from hybridnas.proxy.training import DEFAULT_EPOCHS, Recipe, quickest_num_threads
+from hybridnas.space import SearchSpace
+from hybridnas.space.around import around
+from hybridnas.study.run import free_folder, newest_folder, read_settings
+from hybridnas.working import share_of_cores
+
+#: Where runs lie that were not given a folder.
+RUNS = Path("runs")
+
+
+def open_run(config: SearchConfig, *, resume: bool) -> tuple[SearchConfig, Path]:
+    """The settings in force and the run folder: a new one's name, or an old one's path.
+
+    Raises:
+        ConfigError: the folder that was asked for has something in it, or a setting cannot be changed any more.
+        RunError: there is no such run, or it is damaged.
+    """
+    if not resume:
+        if config.trials is None and config.time is None:
+            config = config.model_copy(update={"time": DEFAULT_SECONDS})
+        return config, free_folder(config.out, RUNS)
+    folder = config.out or newest_folder(RUNS, "run folder")
+    stored = read_settings(folder)
+    if stored.rungs is None:
+        raise RunError(f"{folder} was made by an older version, which had no rungs; begin a new run.")
+    config.check_resumable(stored)
+    given: dict[str, Any] = {name: getattr(config, name) for name in config.model_fields_set & {*config.CHANGEABLE}}
+    if given.keys() & {"trials", "time"}:  # a new stop replaces the old one, whichever kind it was
+        stored = stored.model_copy(update={"trials": None, "time": None})
+    return stored.model_copy(update={**given, "out": folder}), folder
+
+
+def resolved(config: SearchConfig, *, space: str) -> SearchConfig:
+    """The settings with every default said, so that a run does not change its meaning with a new version.
+
+    Raises:
+        ConfigError: the runtime is unknown, not installed, or does not compute in that precision.
+    """
+    Setting(config.runtime, config.precision)
+    defaults = {
+        "space": None if config.around else space,
+        "epochs": DEFAULT_EPOCHS,
+        "batch_size": Recipe.batch_size,
+        "device": best_device(),
+        "target": best_device(),
+        "threads": available_cores(),
+    }
+    config = config.model_copy(update={n: value for n, value in defaults.items() if getattr(config, n) is None})
+    assert config.epochs
+    if config.rungs and config.rungs[-1] > config.epochs:
+        raise ConfigError(
+            f"--rungs: {config.rungs[-1]} is over the {config.epochs} epochs of a training; give more --epochs."
+        )
+    return config.model_copy(update={"rungs": rungs_of(config.rungs, config.epochs)})
+
+
+def new_space(config: SearchConfig) -> tuple[SearchSpace, dict[str, Architecture]]:
+    """The space to search, and the designs to try first, by name: published ones in it, and those asked for.
+
+    Raises:
+        ConfigError: a design that was asked for is not in the space.
+    """
+    if config.space and config.around:
+        raise ConfigError("--space and --around exclude each other: give one of them.")
+    size = config.image_size
+    designs: dict[str, Architecture]
+    if config.around:
+        name = Path(config.around).stem
+        own = zoo.read(config.around)
+        designs = {name: replace(own, image_size=size or own.image_size)}
+        space = around(name, designs[name])
+    else:
+        assert config.space
+        space = SearchSpace.load(config.space)
+        if size:
+            space = space.with_image_size(size)
+        designs = dict(map(partial(_held_design, space), space.holds))
+    for name in config.enqueue:
+        own = zoo.read(name)
+        design = replace(own, image_size=size or own.image_size)
+        try:
+            space.encode(design)
+        except SpaceError as error:
+            raise ConfigError(f"--enqueue {name}: {error}") from None
+        designs[Path(name).parent.name or name if name.endswith(".json") else name] = design
+    return space, designs
+
+
+def _held_design(space: SearchSpace, name: str) -> tuple[str, Architecture]:
+    """A published design, at the image size of the space that is nearest to its own."""
+    design = zoo.load(name)
+    size = min(space.file.image_size, key=lambda size: abs(size - design.image_size))
+    return name, replace(design, image_size=size)
+
+
+def stored_space(config: SearchConfig, folder: Path) -> tuple[SearchSpace, dict[str, Architecture]]:
+    """Those of a run, whatever became of the files since.
+
+    Raises:
+        RunError: its space.yaml or designs.json cannot be read.
+    """
+    name = Path(config.space).stem if config.space else f"around_{Path(str(config.around)).stem}"
+    space = read_space(folder / "space.yaml", name)
+    if config.image_size and config.space:
+        space = space.with_image_size(config.image_size)
+    try:
+        stored = json.loads((folder / "designs.json").read_bytes())
+        return space, {name: Architecture.from_json(json.dumps(design)) for name, design in stored.items()}
+    except (OSError, ValueError, AttributeError, ArchitectureError) as error:
+        raise RunError(f"{folder / 'designs.json'} cannot be read: {error}.") from None
+
+
+def read_space(snapshot: Path, name: str) -> SearchSpace:
+    """The space that a run keeps.
+
+    Raises:
+        RunError: it cannot be read.
+        SpaceError: it is damaged.
+    """
+    try:
+        text = snapshot.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{snapshot} cannot be read: {error}.") from None
+    return SearchSpace.parse(text, name=name, file=str(snapshot))
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+    """What a run depends on, as it was when it began (environment.json).
+
+    Raises:
+        RunError: the file cannot be read.
+    """
+    path = folder / "environment.json"
+    try:
+        found: dict[str, Any] = json.loads(path.read_bytes())
+        if not {"targets", "data_fingerprint"} <= found.keys():
+            raise ValueError("it lacks targets or data_fingerprint")
+    except (OSError, ValueError, AttributeError) as error:
+        raise RunError(f"{path} cannot be read: {error}.") from None
+    return found
+
+
+def begin(
+    folder: Path,
+    config: SearchConfig,
+    space: SearchSpace,
+    designs: Mapping[str, Architecture],
+    timers: Sequence[Timer],
+    dataset: Dataset,
+) -> None:
+    """Write what a resumed run needs; config.json last, as it makes the folder a run folder."""
+    assert config.batch_size
+    environment: dict[str, Any] = {
+        "training_threads": quickest_num_threads(
+            share_of_cores(config.workers), max(space.file.image_size), config.batch_size
+        ),
+        "targets": [timer.environment | {"fingerprint": timer.fingerprint} for timer in timers],
+        "data_fingerprint": dataset.fingerprint(),
+        "balanced": not dataset.is_balanced,
+        "versions": {name: importlib.metadata.version(name) for name in ("hybridnas", "torch", "timm", "optuna")},
+    }
+    write_atomic(folder / "space.yaml", space.text)
+    first = {name: json.loads(design.to_json()) for name, design in designs.items()}
+    write_atomic(folder / "designs.json", json.dumps(first, indent=2))
+    write_atomic(folder / "environment.json", json.dumps(environment, indent=2))
+    write_atomic(folder / "config.json", config.model_copy(update={"out": None}).model_dump_json(indent=2))
+
+
+def check_unchanged(dataset: Dataset, config: SearchConfig, folder: Path) -> None:
+    """Raise a RunError if data are not those that a run began with."""
+    then = read_environment(folder)
+    if then["data_fingerprint"] != dataset.fingerprint():
+        raise RunError(f"--data {config.data} is not what it was when {folder} began; put it back to go on.")
+    if then.get("balanced", False) == dataset.is_balanced:
+        raise RunError(
+            f"{folder} was made by an older version, whose accuracies do not weigh classes of unequal size alike; "
+            "begin a new run."
+        )
