@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,9 @@ from hybridnas import zoo
 from hybridnas.architecture import Architecture
 from hybridnas.config import DEFAULT_SECONDS, SearchConfig
 from hybridnas.cost.latency import Timer, available_cores
+from hybridnas.cost.predict import context_of
 from hybridnas.cost.runtimes import Setting
+from hybridnas.cost.table import Table
 from hybridnas.cost.targets import best_device
 from hybridnas.data.dataset import Dataset
 from hybridnas.errors import ArchitectureError, ConfigError, RunError, SpaceError
@@ -28,6 +31,9 @@ from hybridnas.working import share_of_cores
 
 #: Where runs lie that were not given a folder.
 RUNS = Path("runs")
+
+#: Where a run with a frozen table keeps its own.
+TABLE = "table.sqlite"
 
 
 def open_run(config: SearchConfig, *, resume: bool) -> tuple[SearchConfig, Path]:
@@ -181,6 +187,10 @@ def begin(
         "balanced": not dataset.is_balanced,
         "versions": {name: importlib.metadata.version(name) for name in ("hybridnas", "torch", "timm", "optuna")},
     }
+    if config.frozen_table:
+        with closing(Table()) as table:
+            contexts = [context_of(timer) for timer in timers]
+            write_atomic(folder / TABLE, lambda path: table.copy(path, contexts))
     write_atomic(folder / "space.yaml", space.text)
     first = {name: json.loads(design.to_json()) for name, design in designs.items()}
     write_atomic(folder / "designs.json", json.dumps(first, indent=2))

@@ -137,6 +137,7 @@ class SearchConfig(Settings):
     precision: str = "fp32"
     latency_batch_size: Count = 1
     threads: Count | None = None
+    frozen_table: bool = False
     workers: Count = 1
     seed: Annotated[int, Field(ge=0)] = 0
 

@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 from hybridnas.beginning import (
+    TABLE,
     begin,
     check_unchanged,
     new_space,
@@ -24,6 +25,7 @@ from hybridnas.beginning import (
 from hybridnas.config import SearchConfig
 from hybridnas.cost.latency import Timer, available_cores
 from hybridnas.cost.measure import Budget, Costing
+from hybridnas.cost.predict import context_of
 from hybridnas.cost.reference import reference_for
 from hybridnas.cost.table import Table
 from hybridnas.cost.targets import local_device
@@ -100,6 +102,10 @@ def run_search(
     finish = FINISH_ONNX_S if timers[0].setting.takes_file else FINISH_S
     reserve = finish + (CONFIRM_SHARE * config.time if config.time else 0.0)
 
+    if config.frozen_table and not resume:
+        with closing(Table()) as known:
+            for timer in timers:
+                timer.reference_ms = known.reference_ms(context_of(timer))
     with ExitStack() as stack:
         stack.enter_context(owned(folder))
         if resume:
@@ -110,7 +116,7 @@ def run_search(
         console.print(f"run    {folder}", soft_wrap=True)
         trainer = _trainer(dataset, device, folder, workers=config.workers)
         places = stack.enter_context(closing(open_places(config, trainer, max(space.file.image_size), console)))
-        table = stack.enter_context(closing(Table()))
+        table = stack.enter_context(closing(Table(folder / TABLE if config.frozen_table else None)))
         display = stack.enter_context(SearchDisplay(console, config, started))
         objective = Objective(config.objective)
         assert config.rungs
@@ -119,7 +125,7 @@ def run_search(
             storage,
             space,
             budget,
-            Costing(timers, dataset.num_classes, table),
+            Costing(timers, dataset.num_classes, table, frozen=config.frozen_table),
             trainer,
             recipe_of(config),
             config.rungs,

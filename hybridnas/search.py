@@ -124,6 +124,15 @@ def search(
     precision: Annotated[str | None, option(help=f"{PRECISION_HELP} Default: fp32.", panel=DEVICE)] = None,
     latency_batch_size: Annotated[int | None, option(help="Images a timed pass. Default: 1.", panel=DEVICE)] = None,
     threads: Annotated[int | None, option(help="CPU threads while timing. Default: all cores.", panel=DEVICE)] = None,
+    frozen_table: Annotated[
+        bool | None,
+        option(
+            "--frozen-table",
+            help="Latencies are what the table of parts says when the run begins; nothing is timed before the end, and "
+            "a run repeats exactly.",
+            panel=DEVICE,
+        ),
+    ] = None,
 ) -> None:
     """Find the architecture that mixes convolution, window and global attention best within a budget.
 

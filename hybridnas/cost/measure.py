@@ -10,6 +10,7 @@ from hybridnas.cost.latency import Latency, Timer
 from hybridnas.cost.parts import parts_of
 from hybridnas.cost.predict import Counter, Predictor
 from hybridnas.cost.table import Table
+from hybridnas.errors import ConfigError
 
 #: How far under a budget in milliseconds a median must stay: what two timings of one network, minutes apart, differ by
 #: (experiments/latency).
@@ -116,10 +117,12 @@ class Costing:
         timers: One a target.
         num_classes: Scores of the networks.
         table: Where the figures of parts are kept.
+        frozen: Whether latencies are what the table says, and nothing is timed.
     """
 
-    def __init__(self, timers: Sequence[Timer], num_classes: int, table: Table) -> None:
+    def __init__(self, timers: Sequence[Timer], num_classes: int, table: Table, *, frozen: bool = False) -> None:
         self.timers = timers
+        self.frozen = frozen
         self.counter = Counter(table, num_classes)
         self.predictors = [Predictor(self.counter, timer) for timer in timers]
 
@@ -152,10 +155,7 @@ class Costing:
         parts = [part for part, _ in parts_of(architecture, self.counter.num_classes)]
         if self.counter.lacking(parts) or any(predictor.missing([architecture]) for predictor in self.predictors):
             return None
-        return tuple(
-            replace(cost, predicted_ms=predictor.predict(architecture).ms)
-            for cost, predictor in zip(self.count(architecture), self.predictors, strict=True)
-        )
+        return self._predicted(architecture)
 
     def assess(self, architecture: Architecture, budget: Budget) -> tuple[Cost, ...]:
         """What it costs on every target, as far as needed to tell whether it holds the budget.
@@ -165,9 +165,12 @@ class Costing:
         the way, in turns with the network.
 
         Raises:
+            ConfigError: the table is frozen and lacks a part.
             CannotRun: a target cannot run it.
             TargetError: a target is gone.
         """
+        if self.frozen:
+            return self._read(architecture)
         costs = list(self.count(architecture))
         for i, predictor in enumerate(self.predictors):
             if budget.excess(costs) > 0:
@@ -183,6 +186,21 @@ class Costing:
             latency, expected = predictor.measure(architecture, seconds=SEARCH_S, with_parts=with_parts)
             costs[i] = timed(costs[i], latency, expected.ms if expected else None)
         return tuple(costs)
+
+    def _read(self, architecture: Architecture) -> tuple[Cost, ...]:
+        for predictor in self.predictors:
+            for lacking in predictor.missing([architecture])[:1]:
+                raise ConfigError(
+                    f"--frozen-table: the table has no time for {lacking.part} on {predictor.timer.target}; build it "
+                    f"for the whole space by `hybridnas table build SPACE --num-classes {self.counter.num_classes}`."
+                )
+        return self._predicted(architecture)
+
+    def _predicted(self, architecture: Architecture) -> tuple[Cost, ...]:
+        return tuple(
+            replace(cost, predicted_ms=predictor.predict(architecture).ms)
+            for cost, predictor in zip(self.count(architecture), self.predictors, strict=True)
+        )
 
 
 def timed(cost: Cost, latency: Latency, predicted_ms: float | None) -> Cost:

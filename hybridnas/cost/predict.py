@@ -85,7 +85,7 @@ class Predictor:
         self.timer = timer
         self.table = counter.table
         self._layouts = timer.setting.runtime in OF_TORCH
-        self.context = f"{timer.fingerprint}-{code_digest()}"
+        self.context = context_of(timer)
         self._times = self.table.times(self.context)
         self._networks = self.table.networks(self.context)
         self.table.add_machine(self.context, timer.environment)
@@ -225,6 +225,11 @@ class Predictor:
             repeats += max(0.0, often - 1) * time
         call = self._times[CALL].ratio if CALL in self._times else 0.0
         return Sum(by_kind, sum(parts.values()) * call, repeats)
+
+
+def context_of(timer: Timer) -> str:
+    """Under which name the table keeps what a timer measures."""
+    return f"{timer.fingerprint}-{code_digest()}"
 
 
 def _kind(key: str) -> str:

@@ -10,8 +10,8 @@ import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -159,6 +159,29 @@ class Table:
         raise ConfigError(
             f"No context begins with {beginning!r}; the table {self.path} has {', '.join(every) or 'none'}."
         )
+
+    def reference_ms(self, context: str) -> float:
+        """The reference network's milliseconds that were measured last in a context.
+
+        Raises:
+            ConfigError: nothing was timed in it.
+        """
+        rows = self._rows("SELECT machine FROM machines WHERE context = ?", context)
+        if not rows:
+            raise ConfigError(
+                f"The table {self.path} has no times for this device and runtime; build it by `hybridnas table build`."
+            )
+        return float(json.loads(rows[0][0])["reference_ms"])
+
+    def copy(self, path: Path, contexts: Sequence[str]) -> None:
+        """Write a table that has the counts, and the times of some contexts, into a new file."""
+        with self._explained(), closing(sqlite3.connect(path, isolation_level=None)) as file:
+            self._file.backup(file)
+            marks = ", ".join("?" for _ in contexts)
+            for name in ("machines", "times", "networks"):
+                file.execute(f"DELETE FROM {name} WHERE context NOT IN ({marks})", contexts)
+            file.execute("PRAGMA journal_mode=DELETE")
+            file.execute("VACUUM")
 
     def num_counts(self) -> int:
         """Parts whose counts hold for this version of the code."""

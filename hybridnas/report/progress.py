@@ -102,7 +102,7 @@ class SearchDisplay:
             left = f"about {_clock(elapsed / max(shares[0], 1e-6) - elapsed)} left"
         best = ""
         if self._best:
-            best = f"best {100 * (self._best.accuracy or 0):.1f} % at {self._best.cost.latency_ms_p50:.2f} ms"
+            best = f"best {100 * (self._best.accuracy or 0):.1f} % at {self._best.cost.milliseconds:.2f} ms"
         doing = "confirm" if max(shares) >= 1 else f"trial {trained + 1}"
         self._bar.update(self._task, completed=min(max(shares), 1.0), description=doing, left=left, best=best)
 
@@ -115,7 +115,7 @@ def _line(record: TrialRecord) -> str:
     """One trial: number, outcome, and what it is."""
     name = record.architecture.families + (f" ({record.design})" if record.design else "")
     if record.status in ("complete", "pruned"):
-        ms = " ".join(f"{cost.latency_ms_p50:6.2f}" for cost in record.costs)
+        ms = " ".join(f"{cost.milliseconds:6.2f}" for cost in record.costs)
         epochs = len(record.accuracies)
         outcome = (
             f"{100 * (record.accuracy or 0):5.1f} %  {epochs:2d} {'epoch ' if epochs == 1 else 'epochs'} {ms} ms  "

@@ -19,14 +19,20 @@ def front_table(run: Run) -> Table:
     With several targets it is the robust front, with the milliseconds on each.
     """
     targets = run.config.targets
-    columns = [run.latency_column(target) for target in targets] if len(targets) > 1 else []
+    several = len(targets) > 1
+    if several:
+        latencies = {target: run.latency_column(target) for target in targets}
+    elif run.config.frozen_table:
+        latencies = {"predicted ms": "predicted_ms"}
+    else:
+        latencies = {"p50 ms": "latency_ms_p50", "p95 ms": "latency_ms_p95"}
     front = run.front()
     known = run.trials[(run.trials.status == "complete") & (run.trials.design != "")]
     others = known[~known.number.isin(front.number)]
     winner = run.result.get("winner")
     which = (
         "Robust front (accuracy against the worst latency over its budget)"
-        if columns
+        if several
         else "Pareto front (short-training accuracy against latency)"
     )
     table = Table(title=f"{which}", title_justify="left")
@@ -35,14 +41,14 @@ def front_table(run: Run) -> Table:
     table.add_column("families", overflow="fold")
     table.add_column("px", justify="right")
     table.add_column("accuracy", justify="right")
-    for name in targets if columns else ("p50 ms", "p95 ms"):
+    for name in latencies:
         table.add_column(name, justify="right", overflow="fold")
     table.add_column("MMAC", justify="right")
     table.add_column("params", justify="right")
     for part, style in ((front.tail(NUM_ROWS), ""), (others, "dim")):
         for _, row in part.sort_values("worst_latency").iterrows():
             table.add_row(
-                *_cells(row, columns or ["latency_ms_p50", "latency_ms_p95"]),
+                *_cells(row, list(latencies.values())),
                 style="bold green" if row.number == winner else style,
             )
         table.add_section()

@@ -63,7 +63,7 @@ class Run:
         return front_of(self.trials, "worst_latency" if target is None else self.latency_column(target))
 
     def latency_column(self, target: str) -> str:
-        """The column of `trials` with the median milliseconds on a target.
+        """The column of `trials` with the median milliseconds on a target: measured, or from a frozen table.
 
         Raises:
             RunError: the run has no such target.
@@ -71,7 +71,8 @@ class Run:
         first, *others = self.config.targets
         if target not in (first, *others):
             raise RunError(f"{self.folder} has no target {target!r}, but {', '.join((first, *others))}.")
-        return "latency_ms_p50" if target == first else f"latency_ms_p50 {target}"
+        name = "predicted_ms" if self.config.frozen_table else "latency_ms_p50"
+        return name if target == first else f"{name} {target}"
 
     @cached_property
     def best(self) -> pd.Series[Any]:

@@ -1,0 +1,80 @@
+"""A search that is killed again and again: run by test_faults, as children of a process that has imported everything.
+
+python murders.py SPACE NPZ FOLDER KILLS
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+from contextlib import closing
+from pathlib import Path
+
+import sklearn.gaussian_process  # noqa: F401 (the search imports it when it needs it, each time)
+import sqlalchemy  # noqa: F401
+from fakes import CountingTimer
+from rich.console import Console
+
+import hybridnas.pipeline
+import hybridnas.study.cost_aware  # noqa: F401
+from hybridnas import SearchConfig, SearchSpace, run_search
+from hybridnas.cost.predict import Counter, Predictor
+from hybridnas.cost.table import Table
+from hybridnas.tabling import fill_space
+
+TRIALS = 12
+
+
+def make_timer(target: str = "cpu", **_: object) -> CountingTimer:
+    return CountingTimer(target)
+
+
+def search(config: SearchConfig, *, resume: bool) -> int:
+    """In a child: its process number."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        run_search(config, resume=resume)
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def main() -> None:
+    space, data, folder, kills = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
+    hybridnas.pipeline.Timer = make_timer  # type: ignore[attr-defined, misc, assignment]
+    with closing(Table()) as table:
+        fill_space(Predictor(Counter(table, 3), make_timer()), SearchSpace.load(space), Console(quiet=True))
+
+    def config(name: str) -> SearchConfig:
+        return SearchConfig(
+            space=space, data=data, epochs=3, trials=TRIALS, frozen_table=True, out=folder / name, threads=1, seed=5
+        )
+
+    assert os.waitpid(search(config("whole"), resume=False), 0)[1] == 0
+    generator = random.Random(int(time.time()))
+    killed = 0
+    while killed < kills:
+        resume = (folder / "killed" / "config.json").exists()
+        child = search(config("killed"), resume=resume)
+        time.sleep(generator.uniform(0.0, 1.5))
+        os.kill(child, signal.SIGKILL)
+        status = os.waitpid(child, 0)[1]
+        if not os.WIFSIGNALED(status):
+            assert status == 0, status
+            print("ended after", killed, flush=True)
+            break
+        killed += 1
+    resume = (folder / "killed" / "config.json").exists()
+    assert os.waitpid(search(config("killed"), resume=resume), 0)[1] == 0
+    print("killed", killed)
+
+
+if __name__ == "__main__":
+    main()

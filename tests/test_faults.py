@@ -1,0 +1,161 @@
+"""What may happen to a run from outside: nothing that finished is lost, and the run ends."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import murders
+import pandas as pd
+import psutil
+import pytest
+from processes import SECONDS, start, wait_for_rows
+
+from hybridnas import Run, SearchConfig, run_search
+from hybridnas.errors import ConfigError, RunError, UserError
+from hybridnas.locks import owned
+from hybridnas.study.run import free_folder
+from hybridnas.study.storage import Storage
+
+COLUMNS = ["number", "key", "design", "rung", "status", "reason", "accuracy", "worst_latency", "seed"]
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_trials(tmp_path, space_file, npz_file):
+    command = [sys.executable, murders.__file__, space_file, npz_file, tmp_path, 20]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[-1]) >= 10, done.stdout  # of 20, unless it ended before
+    whole, killed = (pd.read_csv(tmp_path / name / "trials.csv")[COLUMNS] for name in ("whole", "killed"))
+    assert len(whole) >= murders.TRIALS and (whole.status == "complete").sum() >= 4
+    pd.testing.assert_frame_equal(killed, whole, check_exact=True)
+    assert not [path for path in (tmp_path / "killed").rglob(".*") if path.is_file()]
+    assert Path(tmp_path / "killed" / "best" / "weights.safetensors").is_file()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, space_file, npz_file) -> Path:
+    """A run that ended, made without a clock."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hybridnas.pipeline.Timer", murders.make_timer)
+        run_search(SearchConfig(space=str(space_file), data=str(npz_file), epochs=1, trials=6, threads=1, out=folder))
+    return folder
+
+
+FILES = ["config.json", "space.yaml", "designs.json", "environment.json", "study.db", "trials.csv", "result.json"]
+
+
+@pytest.mark.parametrize("torn", [*FILES, "pareto.csv", "best/architecture.json", "best/weights.safetensors"])
+@pytest.mark.parametrize("share", [0.0, 0.6])
+def test_a_torn_file_is_written_anew_or_said(finished, tmp_path, monkeypatch, torn, share):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    content = (folder / torn).read_bytes()
+    (folder / torn).write_bytes(content[: int(share * len(content))])
+    monkeypatch.setattr("hybridnas.pipeline.Timer", murders.make_timer)
+    try:
+        run_search(SearchConfig(out=folder, trials=7), resume=True)
+    except UserError as error:
+        assert torn in ("config.json", "space.yaml", "designs.json", "environment.json", "study.db")
+        assert str(folder) in str(error) and "\n" not in str(error)
+        assert (folder / "trials.csv").read_bytes() == (finished / "trials.csv").read_bytes()
+        return
+    assert torn not in ("config.json", "environment.json", "designs.json")
+    before, after = (pd.read_csv(each / "trials.csv") for each in (finished, folder))
+    if torn != "study.db":  # what is left of nothing is a new file, and a new search
+        pd.testing.assert_frame_equal(after.iloc[: len(before)], before, check_dtype=False)
+    Run.load(folder).best_model()
+
+
+def test_a_second_search_in_one_folder_is_refused(finished, tmp_path, space_file, npz_file):
+    with owned(finished), pytest.raises(RunError, match="is in use: another process is searching or training there"):
+        run_search(SearchConfig(out=finished, trials=7), resume=True)
+    folder = tmp_path / "new"
+    with owned(folder), pytest.raises(RunError, match="is in use"):
+        run_search(SearchConfig(space=str(space_file), data=str(npz_file), trials=1, threads=1, out=folder))
+    assert not [*folder.iterdir()]
+
+
+def test_a_clock_that_steps_back(tmp_path, monkeypatch, space_file, npz_file):
+    clock, calls = time.time, []
+    monkeypatch.setattr("time.time", lambda: clock() - 3600 * len(calls))
+    monkeypatch.setattr("hybridnas.pipeline.Timer", murders.make_timer)
+    monkeypatch.setattr(Storage, "add", lambda *given, add=Storage.add: (calls.append(0), add(*given)))
+    config = SearchConfig(space=str(space_file), data=str(npz_file), epochs=1, trials=4, threads=1, time=600)
+    run = run_search(config.model_copy(update={"out": tmp_path / "run"}))
+    assert len(calls) >= 4 and (run.trials.status == "complete").sum() == 4
+    assert run.trials.ended.is_monotonic_increasing and run.trials.seconds.min() >= 0
+
+
+def test_a_run_named_by_a_time_that_was_before(tmp_path):
+    first = free_folder(None, tmp_path)
+    for second in range(3):
+        later = datetime.now() + timedelta(seconds=second)
+        (tmp_path / f"{later:%Y%m%d-%H%M%S}").mkdir()
+    assert free_folder(None, tmp_path).name == f"{datetime.now():%Y%m%d-%H%M%S}a" and first.parent == tmp_path
+
+
+def search_with_workers(folder: Path, space_file: Path, npz_file: Path, *flags: object) -> subprocess.Popen[str]:
+    given = ("--space", space_file, "--data", npz_file, "--epochs", 12, "--trials", 8, "--threads", 1, "--workers", 2)
+    return start("search", *given, "--out", folder, *flags)
+
+
+def test_workers_and_then_their_driver_are_killed(tmp_path, space_file, npz_file):
+    table = tmp_path / "run" / "trials.csv"
+    process = search_with_workers(tmp_path / "run", space_file, npz_file)
+    wait_for_rows(table, 1)
+    for victim in workers_of(process):
+        victim.kill()
+    wait_for_rows(table, 4)
+    heirs = workers_of(process)
+    process.kill()
+    process.communicate()
+    _, alive = psutil.wait_procs(heirs, timeout=10)
+    assert len(heirs) == 2 and not alive
+    before = pd.read_csv(table)
+    assert (before.status != "failed").all()
+    process = search_with_workers(tmp_path / "run", space_file, npz_file, "--resume")
+    _, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, err
+    after = Run.load(tmp_path / "run").trials
+    assert {*before.key} <= {*after.key} and after.key.nunique() == len(after) == 8
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_once_ends_it_cleanly_and_twice_at_once(tmp_path, space_file, npz_file, times):
+    process = search_with_workers(tmp_path / "run", space_file, npz_file)
+    wait_for_rows(tmp_path / "run" / "trials.csv", 1)
+    workers, begun = workers_of(process), time.monotonic()
+    for _ in range(times):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+    _, err = process.communicate(timeout=SECONDS)
+    assert time.monotonic() - begun < 10 and process.returncode in (130, -signal.SIGINT)
+    assert "Traceback" not in err or times == 2
+    _, alive = psutil.wait_procs(workers, timeout=10)
+    assert not alive
+    if times == 1:
+        assert (tmp_path / "run" / "pareto.png").is_file()
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    children = psutil.Process(process.pid).children()
+    return [each for each in children if "spawn_main" in " ".join(each.cmdline())]
+
+
+def test_a_frozen_table_that_lacks_what_is_needed(tmp_path, monkeypatch, space_file, npz_file):
+    monkeypatch.setenv("HYBRIDNAS_CACHE", str(tmp_path))
+    monkeypatch.setattr("hybridnas.pipeline.Timer", murders.make_timer)
+    config = SearchConfig(space=str(space_file), data=str(npz_file), epochs=1, trials=3, threads=1, frozen_table=True)
+    with pytest.raises(ConfigError, match="has no times for this device and runtime; build it by"):
+        run_search(config.model_copy(update={"out": tmp_path / "a"}))
+    run_search(config.model_copy(update={"out": tmp_path / "b", "frozen_table": False, "trials": 1}))
+    with pytest.raises(ConfigError, match=r"--frozen-table: the table has no time for .* --num-classes 3`"):
+        run_search(config.model_copy(update={"out": tmp_path / "c"}))
