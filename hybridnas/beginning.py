@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
@@ -27,10 +28,14 @@ from hybridnas.proxy.training import DEFAULT_EPOCHS, Recipe, quickest_num_thread
 from hybridnas.space import SearchSpace
 from hybridnas.space.around import around
 from hybridnas.study.run import free_folder, newest_folder, read_settings
+from hybridnas.study.sharing import read_url, without_password
 from hybridnas.working import share_of_cores
 
 #: Where runs lie that were not given a folder.
 RUNS = Path("runs")
+
+#: What searches share that were given a server and no name.
+STUDY = "hybridnas"
 
 #: Where a run with a frozen table keeps its own.
 TABLE = "table.sqlite"
@@ -43,6 +48,8 @@ def open_run(config: SearchConfig, *, resume: bool) -> tuple[SearchConfig, Path]
         ConfigError: the folder that was asked for has something in it, or a setting cannot be changed any more.
         RunError: there is no such run, or it is damaged.
     """
+    if config.storage:
+        read_url(config.storage)
     if not resume:
         if config.trials is None and config.time is None:
             config = config.model_copy(update={"time": DEFAULT_SECONDS})
@@ -152,6 +159,18 @@ def read_space(snapshot: Path, name: str) -> SearchSpace:
     return SearchSpace.parse(text, name=name, file=str(snapshot))
 
 
+def about(config: SearchConfig, space: SearchSpace, timers: Sequence[Timer], dataset: Dataset) -> dict[str, str]:
+    """What searches that share a study must have in common, by name."""
+    return {
+        "space": f"{space.name} ({hashlib.sha256(space.text.encode()).hexdigest()[:8]})",
+        "seed": str(config.seed),  # the data are split by it
+        "data": f"{config.data} ({dataset.fingerprint()})",
+        "training": f"{config.epochs} epochs, rungs {config.rungs}, batch {config.batch_size}, flip {config.flip}",
+        "objective": config.objective,
+        "device": ", ".join(f"{timer.target} ({timer.fingerprint})" for timer in timers),
+    }
+
+
 def read_environment(folder: Path) -> dict[str, Any]:
     """What a run depends on, as it was when it began (environment.json).
 
@@ -195,7 +214,8 @@ def begin(
     first = {name: json.loads(design.to_json()) for name, design in designs.items()}
     write_atomic(folder / "designs.json", json.dumps(first, indent=2))
     write_atomic(folder / "environment.json", json.dumps(environment, indent=2))
-    write_atomic(folder / "config.json", config.model_copy(update={"out": None}).model_dump_json(indent=2))
+    kept = {"out": None, "storage": without_password(config.storage) if config.storage else None}
+    write_atomic(folder / "config.json", config.model_copy(update=kept).model_dump_json(indent=2))
 
 
 def check_unchanged(dataset: Dataset, config: SearchConfig, folder: Path) -> None:

@@ -111,7 +111,7 @@ class SearchConfig(Settings):
     270.0
     """
 
-    CHANGEABLE = ("trials", "time", "workers")
+    CHANGEABLE = ("trials", "time", "workers", "storage")
 
     space: str | None = None
     around: str | None = None
@@ -139,6 +139,8 @@ class SearchConfig(Settings):
     threads: Count | None = None
     frozen_table: bool = False
     workers: Count = 1
+    storage: str | None = None
+    study: str | None = None
     seed: Annotated[int, Field(ge=0)] = 0
 
     @property
@@ -159,6 +161,12 @@ class SearchConfig(Settings):
                 f"budget-ms: give one for all, or one for each of the {len(self.targets)} targets, got "
                 f"{len(self.budget_ms)}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _a_study_lies_in_a_storage(self) -> SearchConfig:
+        if self.study is not None and self.storage is None:
+            raise ValueError("study: names a study on a server, which --storage must say")
         return self
 
     @model_validator(mode="after")

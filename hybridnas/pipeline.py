@@ -12,7 +12,9 @@ import torch
 from rich.console import Console
 
 from hybridnas.beginning import (
+    STUDY,
     TABLE,
+    about,
     begin,
     check_unchanged,
     new_space,
@@ -120,7 +122,15 @@ def run_search(
         display = stack.enter_context(SearchDisplay(console, config, started))
         objective = Objective(config.objective)
         assert config.rungs
-        storage = Storage(folder, len(config.rungs), objective.directions)
+        storage = Storage(
+            folder,
+            len(config.rungs),
+            objective.directions,
+            about(config, space, timers, dataset),
+            config.storage,
+            config.study or STUDY,
+        )
+        stack.callback(storage.close)
         search = Search(
             storage,
             space,

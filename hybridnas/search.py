@@ -54,10 +54,22 @@ def search(
     seed: Annotated[int | None, option(help="Of data split, proposals and trainings. Default: 0.", panel=RUN)] = None,
     out: Annotated[Path | None, option(help="The run folder. Default: runs/ and the time.", panel=RUN)] = None,
     resume: Annotated[
-        bool, option("--resume", help="Go on with a run; only --trials, --time and --workers may change.", panel=RUN)
+        bool,
+        option(
+            "--resume", help="Go on with a run; only --trials, --time, --workers and --storage may change.", panel=RUN
+        ),
     ] = False,
     workers: Annotated[
         int | None, option(help="Processes that train, each with its share of the cores. Default: 1.", panel=RUN)
+    ] = None,
+    storage: Annotated[
+        str | None,
+        option(
+            help="Share the trials with other searches: postgresql+psycopg://USER:PASSWORD@HOST/DATABASE.", panel=RUN
+        ),
+    ] = None,
+    study: Annotated[
+        str | None, option(help="With --storage: the name that these searches share. Default: hybridnas.", panel=RUN)
     ] = None,
     objective: Annotated[
         str | None,

@@ -11,7 +11,7 @@ from pathlib import Path
 from scipy import stats
 
 from hybridnas.cost.measure import Cost, timed
-from hybridnas.errors import BudgetError
+from hybridnas.errors import BudgetError, RunError
 from hybridnas.model import HybridNet, build
 from hybridnas.proxy.evaluation import Outcome, Task
 from hybridnas.seeds import derive_seed
@@ -96,9 +96,14 @@ def confirm(
         _time_again(search, known, confirmed, say)
     for seed in range(NUM_SEEDS):
         _train_longer(search, confirmed, seed, seconds_left, say)
-    last = confirmed[-1]
-    if last.record is known and not last.longer and not search.storage.weights(known.number).is_file():
-        confirmed.pop()  # of what is not among the best the search keeps no network
+    # Of what is not among the best the search keeps no network, nor of what another search trained.
+    has_network = [each for each in confirmed if each.longer or search.storage.weights(each.record.number).is_file()]
+    if not has_network:
+        raise RunError(
+            f"{search.storage.folder}: there was no time to train any of the best longer, and their networks lie with "
+            "the searches that trained them; go on with --resume and more --time."
+        )
+    confirmed = has_network
     for each in confirmed:
         each.model = _network(search, each)
     search.storage.clear_confirmed()

@@ -31,6 +31,7 @@ from hybridnas.study.objective import Objective
 from hybridnas.study.proposals import Proposal, Proposals
 from hybridnas.study.records import Status, TrialRecord
 from hybridnas.study.sampler import NUM_STARTUP
+from hybridnas.study.sharing import Alone
 from hybridnas.study.storage import Storage
 
 #: After so many designs that all were over the budget, none of them trained, the budget is taken to be out of reach.
@@ -115,9 +116,9 @@ class Search:
         self._decided = False
         self._proposals = Proposals(self.space, self.objective, len(self.rungs), self.seed)
         self.designs = {name: self._in_space(design) for name, design in self.designs.items()}
-        for rung, trial, record in self.storage.load() if self.storage else ():
-            self._put(record)
-            self._proposals.tell(rung, record, trial)
+        self._elsewhere: set[str] = set()  # keys of what other searches are at
+        self._claims = self.storage.claims if self.storage else Alone()
+        self._learn()
         self._before = max((record.ended for record in self.records), default=0.0)
 
     def run(self, *, trials: int | None, seconds_left: Callable[[], float]) -> None:
@@ -142,11 +143,15 @@ class Search:
 
     def _begin_next(self, trials: int | None, seconds_left: Callable[[], float]) -> bool:
         """Let the best train on or try a new design; False if there is nothing to do, or no time for it."""
+        if self.storage and self.storage.is_shared:
+            self._learn()
         going_on = self._promoted()
         fresh = sum(running.record.rung == 0 and not running.record.accuracies for running in self._running.values())
         if going_on is None and trials is not None and self.num_begun + fresh >= trials:
             return False
         if seconds_left() < self._typical_seconds(going_on):
+            if going_on is not None:
+                self._release(going_on, going_on.rung + 1)
             return False
         if going_on is not None:
             self._train(going_on, going_on.rung + 1, seconds_left)
@@ -209,25 +214,65 @@ class Search:
     def _propose(self) -> Proposal | None:
         """A design that was not tried before, None if there seems to be none."""
         taken = {*self._places, *(running.record.architecture.key for running in self._running.values())}
+
+        def free(design: Architecture) -> bool:
+            if design.key in taken:
+                return False
+            if self._claimed(design.key, lambda: design.key not in self._places):
+                return True
+            taken.add(design.key)
+            if design.key not in self._places:  # another search is at it: it counts as in flight here, too
+                self._proposals.begin(design)
+            return False
+
         for known in self._known_designs():
-            if known.architecture.key not in taken:
+            if free(known.architecture):
                 return known
         self._choose_sampler()
         number = self._next_number()
         for attempt in range(STUBBORN):
             found = self._proposals.next(self._sampler, number, attempt)
-            if found.architecture.key not in taken:
+            if free(found.architecture):
                 return found
         generator = random.Random(derive_seed(self.seed, number))
         for _ in range(EXHAUSTED):
             architecture = self.space.sample(lambda _, values: generator.choice(values))
-            if architecture.key not in taken:
+            if free(architecture):
                 return Proposal(architecture)
         return None
 
     def _next_number(self) -> int:
         """Of a new trial."""
         return max([-1, *(record.number for record in self.records), *self._running]) + 1
+
+    def _claimed_number(self) -> int:
+        number = self._next_number()
+        while not self._claimed(f"number {number}", lambda: True) or number < self._next_number():
+            number = max(number + 1, self._next_number())
+        return number
+
+    def _claimed(self, what: str, still: Callable[[], bool]) -> bool:
+        """Whether this search may do something: no other is at it, nor did it just now, when it is `still` to do."""
+        if what in self._elsewhere:
+            return False
+        if not self._claims.claim(what):
+            self._elsewhere.add(what)
+            return False
+        if self.storage and self.storage.is_shared:
+            self._learn()
+        if not still():
+            self._claims.release(what)
+            return False
+        return True
+
+    def _learn(self) -> None:
+        """Take in the trials that are kept and not known here: those of before, and of other searches."""
+        for rung, trial, record in self.storage.load() if self.storage else ():
+            place = self._places.get(record.architecture.key)
+            if place is None or self.records[place].rung <= rung:
+                self._put(record)
+            self._proposals.end(record.architecture)
+            self._proposals.tell(rung, record, trial)
 
     def _known_designs(self) -> Iterator[Proposal]:
         """Those that were given, the known layouts at middle size, and at their least those that were too much."""
@@ -258,7 +303,9 @@ class Search:
             costs = self.costing.count(architecture)
             status, reason = "failed", str(problem)
         seed = derive_seed(self.seed, architecture.key)
-        record = TrialRecord(self._next_number(), architecture, proposal.design, status, reason, costs, (), 0.0, seed)
+        record = TrialRecord(
+            self._claimed_number(), architecture, proposal.design, status, reason, costs, (), 0.0, seed
+        )
         if status == "failed" or self.budget.excess(costs) > 0:
             self._end(record, attrs=proposal.attrs)
             if len(self.records) >= HOPELESS and self.num_begun == 0 and not self._running:
@@ -286,14 +333,15 @@ class Search:
         )
         self._running[record.number] = Running(record, rung, attrs)
         if self.places.num_places > 1:
-            self._proposals.begin(record)
+            self._proposals.begin(record.architecture)
         self.places.submit(task)
 
     def _ended(self, running: Running, task: Task, result: Result) -> None:
         """A training ended: keep what it gave. One that there was no time for is as if it had never begun."""
         record, rung = running.record, running.rung
-        self._proposals.end(record)
+        self._proposals.end(record.architecture)
         if isinstance(result, OutOfTime):
+            self._release(record, rung)
             return
         if isinstance(result, TrainingFailed):
             self._end(replace(record, status="failed", reason=str(result), rung=rung), attrs=running.attrs)
@@ -325,6 +373,12 @@ class Search:
             self.storage.add(record.rung, trial, self.records)
             best = self.objective.best(self.records)
             self.storage.clear([r.number for r in best], [r.number for r in self._contenders()], self._running)
+        self._release(record, record.rung)
+
+    def _release(self, record: TrialRecord, rung: int) -> None:
+        key = record.architecture.key
+        for what in (f"{key} {rung}",) if rung else (key, f"number {record.number}"):
+            self._claims.release(what)
 
     def _put(self, record: TrialRecord) -> None:
         place = self._places.setdefault(record.architecture.key, len(self.records))
@@ -336,9 +390,14 @@ class Search:
             ended, order, gone_on = self._standings(rung)
             earned = order[: num_places(len(ended))] if len(gone_on) < num_places(len(ended)) else []
             for row in earned:
-                if row not in gone_on:
+                if row not in gone_on and self._claimed_rung(ended[row], rung + 1):
                     return ended[row]
         return None
+
+    def _claimed_rung(self, record: TrialRecord, rung: int) -> bool:
+        """Whether this search may let a trial train on to a rung."""
+        key = record.architecture.key
+        return self._claimed(f"{key} {rung}", lambda: self.records[self._places[key]].rung < rung)
 
     def _contenders(self) -> list[TrialRecord]:
         """Trials that were stopped and may yet go on."""

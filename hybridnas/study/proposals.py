@@ -52,7 +52,7 @@ class Proposals:
         self._studies = [optuna.create_study(directions=objective.directions) for _ in range(num_rungs)]
         self._ended = [0] * num_rungs
         self._attrs: dict[int, Mapping[str, Any]] = {}
-        self._in_flight: dict[int, tuple[optuna.Study, optuna.Trial]] = {}
+        self._in_flight: dict[str, tuple[optuna.Study, optuna.Trial]] = {}
 
     def next(self, sampler: str | BaseSampler, number: int, attempt: int) -> Proposal:
         """What a sampler, or the one that `make_sampler` knows by a name, would try as trial `number`.
@@ -71,19 +71,19 @@ class Proposals:
         """The study that is asked: of the highest rung that enough trials ended."""
         return self._studies[max((rung for rung, ended in enumerate(self._ended) if ended >= ENOUGH), default=0)]
 
-    def begin(self, record: TrialRecord) -> None:
-        """A trial is in training, and others will be asked for meanwhile: samplers are to look elsewhere."""
+    def begin(self, architecture: Architecture) -> None:
+        """A design is in training, and others will be asked for meanwhile: samplers are to look elsewhere."""
         study = self._level()
         study.sampler = RandomSampler()  # not asked: the point is given
-        study.enqueue_trial(to_params(self.space, self.space.encode(record.architecture)))
+        study.enqueue_trial(to_params(self.space, self.space.encode(architecture)))
         trial = study.ask()
         suggest(trial, self.space)
-        self._in_flight[record.number] = study, trial
+        self._in_flight[architecture.key] = study, trial
 
-    def end(self, record: TrialRecord) -> None:
-        """A trial is in training no more; what became of it is told as a trial of its own."""
-        if record.number in self._in_flight:
-            study, trial = self._in_flight.pop(record.number)
+    def end(self, architecture: Architecture) -> None:
+        """A design is in training no more; what became of it is told as a trial of its own."""
+        if architecture.key in self._in_flight:
+            study, trial = self._in_flight.pop(architecture.key)
             study.tell(trial, state=TrialState.FAIL)
 
     def frozen(self, record: TrialRecord, excess: float, attrs: Mapping[str, Any] | None = None) -> FrozenTrial:

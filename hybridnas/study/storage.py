@@ -1,73 +1,131 @@
 """What a search keeps on disk: one Optuna study a rung in study.db, trials.csv, the front's weights, checkpoints.
 
 A trial is stored whole when it ends a rung, in one write: a kill loses what is in flight and leaves nothing half done.
+The studies may lie on a PostgreSQL server instead, and be shared with other searches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import optuna
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
+from sqlalchemy.exc import SQLAlchemyError
 
 from hybridnas.errors import RunError, UserError, first_clause
 from hybridnas.files import full_disk_said, write_atomic
 from hybridnas.study.objective import Direction
 from hybridnas.study.records import TrialRecord, table
+from hybridnas.study.sharing import PAUSE_S, Alone, Claims, patiently, read_url, without_password
 
-RECORD = "record"
+RECORD, ABOUT = "record", "about"
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 class Storage:
-    """The files of a run folder.
+    """The files of a run folder, and its studies.
 
     Args:
         folder: The run folder.
         num_rungs: One study each, named 'rung 0' and so on.
         directions: Of the values of all trials, in Optuna's words.
+        about: What the searches that share a study must have in common, by name.
+        url: Of a PostgreSQL server that has the studies; None keeps them in study.db.
+        name: Of the study there, shared by searches that give the same.
 
     Raises:
-        RunError: study.db is damaged, or of another search.
+        RunError: the studies are damaged, or of another search.
+        ConfigError: the server cannot be reached.
     """
 
-    def __init__(self, folder: Path, num_rungs: int, directions: Sequence[Direction]) -> None:
-        from sqlalchemy.exc import SQLAlchemyError
-
+    def __init__(
+        self,
+        folder: Path,
+        num_rungs: int,
+        directions: Sequence[Direction],
+        about: Mapping[str, str] = {},  # noqa: B006 (nothing changes it)
+        url: str | None = None,
+        name: str = "",
+    ) -> None:
         self.folder = folder
-        path = folder / "study.db"
+        self._url = read_url(url) if url else None
+        self.claims = Claims(self._url, name) if self._url else Alone()
+        self._place = f"the study {name!r} in {without_password(url)}" if url else str(folder / "study.db")
+        self._known: set[tuple[int, str]] = set()
+        address = self._url.render_as_string(hide_password=False) if self._url else f"sqlite:///{folder / 'study.db'}"
+        names = [f"{name} rung {rung}" if url else f"rung {rung}" for rung in range(num_rungs)]
+        self._database: RDBStorage | None = None
         try:
-            storage = optuna.storages.get_storage(f"sqlite:///{path}")
+            while not self.claims.claim("opening"):
+                time.sleep(PAUSE_S)
+            self._database = RDBStorage(address, engine_kwargs={"pool_pre_ping": url is not None})
             self.studies = [
                 optuna.create_study(
-                    storage=storage, study_name=f"rung {rung}", directions=list(directions), load_if_exists=True
+                    storage=self._database, study_name=name, directions=list(directions), load_if_exists=True
                 )
-                for rung in range(num_rungs)
+                for name in names
             ]
+            then: dict[str, str] = self.studies[0].user_attrs.get(ABOUT) or {}
+            if not then:
+                self.studies[0].set_user_attr(ABOUT, dict(about))
+            self.claims.release("opening")
+            self._check(directions, then, about)
         except (SQLAlchemyError, RuntimeError) as error:
-            first = str(error).partition("\n")[0]
-            raise RunError(f"{path} cannot be opened: {first}.") from None
+            self.close()
+            raise RunError(f"{self._place} cannot be opened: {first_clause(error)}.") from None
+        except RunError:
+            self.close()
+            raise
+
+    def _check(self, directions: Sequence[Direction], then: Mapping[str, str], about: Mapping[str, str]) -> None:
         if any([way.name.lower() for way in study.directions] != list(directions) for study in self.studies):
-            raise RunError(f"{path} is of a search with another objective.")
+            raise RunError(f"{self._place} is of a search with another objective.")
+        for what in then.keys() & about.keys():
+            if then[what] != about[what]:
+                raise RunError(f"{self._place} is of a search with another {what}: {then[what]}, not {about[what]}.")
+
+    def close(self) -> None:
+        """Release all claims, and close what has the studies; everything is kept already."""
+        self.claims.close()
+        if self._database:
+            self._database.remove_session()
+            self._database.engine.dispose()
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether others add trials."""
+        return self._url is not None
 
     def load(self) -> list[tuple[int, FrozenTrial, TrialRecord]]:
-        """All trials with their rungs: the lower rungs first, within one as they ended.
+        """All trials that were not loaded before, nor added here, with their rungs.
+
+        The lower rungs come first, and within one they are in the order in which they ended.
 
         Raises:
-            RunError: study.db is damaged, or of something else.
+            RunError: the studies are damaged, or of something else.
         """
-        from sqlalchemy.exc import SQLAlchemyError
-
         try:
-            return [
+            found = [
                 (rung, trial, TrialRecord.from_json(trial.user_attrs[RECORD]))
                 for rung, study in enumerate(self.studies)
-                for trial in study.get_trials(deepcopy=False)
+                for trial in self._trials(study)
+                if (rung, trial.user_attrs["key"]) not in self._known
             ]
         except (SQLAlchemyError, KeyError, TypeError, ValueError, UserError) as error:
-            raise RunError(f"{self.folder / 'study.db'} cannot be read: {first_clause(error)}.") from None
+            if self.is_shared and isinstance(error, UserError):
+                raise
+            raise RunError(f"{self._place} cannot be read: {first_clause(error)}.") from None
+        self._known |= {(rung, record.architecture.key) for rung, _, record in found}
+        return found
+
+    def _trials(self, study: optuna.Study) -> list[FrozenTrial]:
+        if self._url:
+            return patiently(self._url, lambda: study.get_trials(deepcopy=False))
+        return study.get_trials(deepcopy=False)
 
     def add(self, rung: int, trial: FrozenTrial, records: Sequence[TrialRecord]) -> None:
         """Keep a trial that ended a rung, and the table of all.
@@ -75,8 +133,23 @@ class Storage:
         Raises:
             DiskFullError: there is no room for it.
         """
+        key = trial.user_attrs["key"]
+        tries = 0
+
+        def put() -> None:
+            nonlocal tries
+            tries += 1
+            # The server may have gone away after it had kept the trial.
+            again = tries > 1 and any(each.user_attrs["key"] == key for each in self.studies[rung].get_trials(False))
+            if not again:
+                self.studies[rung].add_trial(trial)
+
         with full_disk_said(self.folder):
-            self.studies[rung].add_trial(trial)
+            if self._url:
+                patiently(self._url, put)
+            else:
+                put()
+        self._known.add((rung, key))
         self.write_table(records)
 
     def write_table(self, records: Sequence[TrialRecord]) -> None:

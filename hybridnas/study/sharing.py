@@ -1,0 +1,152 @@
+"""A study that several searches share, on one PostgreSQL server: each claims what it is about to do.
+
+A claim is an advisory lock of the server's: it ends with the search that holds it, however that ends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
+from sqlalchemy import URL, Connection, NullPool, create_engine, make_url, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+
+from hybridnas.errors import ConfigError, first_clause
+
+#: How long a server that went away is waited for, and the seconds between two tries.
+PATIENCE_S, PAUSE_S = 60.0, 0.5
+
+R = TypeVar("R")
+
+
+def read_url(storage: str) -> URL:
+    """The address of a server.
+
+    Raises:
+        ConfigError: it is none of a PostgreSQL server, or the driver is not installed.
+    """
+    try:
+        url = make_url(storage)
+    except ArgumentError:
+        raise ConfigError("--storage must be such as postgresql+psycopg://USER:PASSWORD@HOST/DATABASE.") from None
+    if url.drivername not in ("postgresql+psycopg", "postgresql"):
+        raise ConfigError(
+            f"--storage: {url.drivername} is not supported; give postgresql+psycopg://USER:PASSWORD@HOST/DATABASE."
+        )
+    url = url.set(drivername="postgresql+psycopg")
+    try:
+        import psycopg  # noqa: F401
+    except ImportError:
+        raise ConfigError("--storage needs a driver: pip install 'hybridnas[postgres]'.") from None
+    return url
+
+
+def without_password(storage: str) -> str:
+    """An address as it may be shown and kept."""
+    return make_url(storage)._replace(password=None).render_as_string(hide_password=False)
+
+
+def patiently(url: URL, do: Callable[[], R]) -> R:
+    """Do something on a server; where it cannot be reached, again, for a minute.
+
+    Raises:
+        ConfigError: it stayed away.
+    """
+    from optuna.exceptions import StorageInternalError
+
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return do()
+        except (DBAPIError, StorageInternalError) as error:
+            if time.monotonic() > end:
+                raise unreachable(url, error) from None
+            time.sleep(PAUSE_S)
+
+
+def unreachable(url: URL, error: Exception) -> ConfigError:
+    """What is said of a server that does not answer."""
+    shown = url._replace(password=None).render_as_string(hide_password=False)
+    return ConfigError(f"--storage {shown} cannot be used: {first_clause(error)}.")
+
+
+class Claims:
+    """What this search alone may do, of all that share a study.
+
+    Args:
+        url: Of the server.
+        study: Its name.
+
+    Raises:
+        ConfigError: the server cannot be reached.
+    """
+
+    def __init__(self, url: URL, study: str) -> None:
+        self.url = url
+        self.study = study
+        self._engine = create_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+        self._held: set[str] = set()
+        try:
+            self._connection: Connection | None = self._engine.connect()
+        except SQLAlchemyError as error:
+            raise unreachable(url, error) from None
+
+    def claim(self, what: str) -> bool:
+        """Whether this search may do it; others then may not until it is released."""
+        if what not in self._held and self._ask("pg_try_advisory_lock", what):
+            self._held.add(what)
+        return what in self._held
+
+    def release(self, what: str) -> None:
+        """It is done."""
+        if what in self._held:
+            self._held.remove(what)
+            self._ask("pg_advisory_unlock", what)
+
+    def close(self) -> None:
+        """Release all."""
+        for what in [*self._held]:
+            with suppress(DBAPIError):  # a server that is gone holds nothing
+                self._call("pg_advisory_unlock", what)
+        if self._connection:
+            self._connection.close()
+        self._engine.dispose()
+
+    def _ask(self, function: str, what: str) -> bool:
+        return patiently(self.url, lambda: self._call(function, what))
+
+    def _call(self, function: str, what: str) -> bool:
+        try:
+            if self._connection is None:  # the server was away, and with it all locks
+                self._connection = self._engine.connect()
+                for held in self._held:
+                    self._execute("pg_try_advisory_lock", held)
+            return self._execute(function, what)
+        except DBAPIError:
+            if self._connection:
+                self._connection.invalidate()
+                self._connection.close()
+            self._connection = None
+            raise
+
+    def _execute(self, function: str, what: str) -> bool:
+        assert self._connection
+        key = int.from_bytes(hashlib.sha256(f"{self.study} {what}".encode()).digest()[:8], signed=True)
+        return bool(self._connection.execute(text(f"SELECT {function}(:key)"), {"key": key}).scalar())
+
+
+class Alone:
+    """The claims of a search that shares its study with none."""
+
+    def claim(self, what: str) -> bool:
+        """Always."""
+        return True
+
+    def release(self, what: str) -> None:
+        """Nothing to do."""
+
+    def close(self) -> None:
+        """Nothing to do."""
