@@ -46,6 +46,8 @@ class Run:
             trials_file, result_file = folder / "trials.csv", folder / "result.json"
             trials = typed(pd.read_csv(trials_file) if trials_file.is_file() else pd.DataFrame(columns=COLUMNS))
             result = json.loads(result_file.read_bytes()) if result_file.is_file() else {}
+            if result and not (result["winner"] in trials.number.tolist() and int(result["num_classes"]) > 0):
+                raise ValueError("result.json names no trial of trials.csv")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _damaged(folder, error) from None
         return cls(folder, config, trials, result)
@@ -152,11 +154,20 @@ def newest_folder(parent: Path, what: str) -> Path:
 
 
 def load_network(folder: Path, num_classes: int) -> Any:
-    """The network (`HybridNet`) whose description and weights lie in a folder, in eval mode."""
+    """The network (`HybridNet`) whose description and weights lie in a folder, in eval mode.
+
+    Raises:
+        RunError: they are damaged, or do not fit.
+        ArchitectureError: the description is none.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     from hybridnas.model import build
 
-    model = build(Architecture.from_json((folder / "architecture.json").read_text()), num_classes)
-    model.load_state_dict(load_file(folder / "weights.safetensors"))
+    try:
+        model = build(Architecture.from_json((folder / "architecture.json").read_text("utf-8")), num_classes)
+        model.load_state_dict(load_file(folder / "weights.safetensors"))
+    except (OSError, UnicodeDecodeError, SafetensorError, RuntimeError) as error:
+        raise _damaged(folder, error) from None
     return model.eval()

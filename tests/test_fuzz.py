@@ -1,0 +1,174 @@
+"""Whatever stands in a file that is read, it ends in a value or in one of our errors, and nothing of it is run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import murders
+import pytest
+import torch
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hybridnas import Architecture, Run, SearchConfig, SearchSpace, run_search
+from hybridnas.beginning import read_environment, stored_space
+from hybridnas.config import TrainConfig
+from hybridnas.errors import UserError
+from hybridnas.proxy.training import read_state
+from hybridnas.starting import read_training, start
+from hybridnas.study.run import read_settings
+
+#: Of each kind of file; 2,000 between them.
+EXAMPLES = 200
+
+SPACE = """\
+image_size: 16
+stem: {type: conv, width: [8, 16]}
+stages:
+  - {transition: conv, block: [mbconv, global], depth: [0, 1], width: 8}
+blocks:
+  global: {head_dim: 8}
+rules:
+  - no_global_above_tokens: 64
+"""
+
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.floats(),
+    st.text(max_size=6),
+    st.sampled_from(["conv", "global", "1e999", "!!python/object/apply:os.system [touch run]", "../..", "\x00"]),
+)
+VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner))
+
+
+def replaced(tree: object, draw: Callable[[st.SearchStrategy[object]], object]) -> object:
+    """The same tree with something in it replaced, left out or put twice."""
+    if isinstance(tree, dict) and tree and draw(st.integers(0, 3)):
+        key = draw(st.sampled_from(sorted(tree)))
+        what = draw(st.integers(0, 5))
+        if what == 0:
+            return {name: value for name, value in tree.items() if name != key}
+        if what == 1:
+            return {**tree, draw(st.text(max_size=6)): tree[key]}
+        return {**tree, key: replaced(tree[key], draw)}
+    if isinstance(tree, list) and tree and draw(st.integers(0, 3)):
+        place = draw(st.integers(0, len(tree) - 1))
+        return [*tree[:place], *([] if draw(st.booleans()) else [replaced(tree[place], draw)]), *tree[place + 1 :]]
+    return draw(VALUES)
+
+
+@st.composite
+def mutations(draw, content: bytes, tree: object = None) -> bytes:
+    """The content with a value of its tree replaced, or with bytes cut out, overwritten or put in."""
+    if tree is not None and draw(st.booleans()):
+        return json.dumps(replaced(tree, draw)).encode()  # which is YAML, too
+    found = bytearray(content)
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, len(found)))
+        length = draw(st.integers(0, 40))
+        found[at : at + length] = draw(st.binary(max_size=12))
+    return bytes(found)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, space_file, npz_file) -> Path:
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hybridnas.pipeline.Timer", murders.make_timer)
+        patch.chdir(folder.parent)
+        run_search(SearchConfig(space=str(space_file), data=str(npz_file), epochs=2, trials=4, threads=1, out=folder))
+    return folder
+
+
+def look_at(run: Run) -> None:
+    """All that a loaded run is asked for."""
+    run.front()
+    for number in run.trials.number:
+        run.architecture(int(number))
+    if run.result:
+        assert run.best.key is not None
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "config.json": lambda folder: read_settings(folder),
+    "space.yaml": lambda folder: stored_space(SearchConfig(space="small"), folder),
+    "designs.json": lambda folder: stored_space(SearchConfig(space="small"), folder),
+    "environment.json": lambda folder: read_environment(folder),
+    "trials.csv": lambda folder: look_at(Run.load(folder)),
+    "result.json": lambda folder: look_at(Run.load(folder)),
+    "best/architecture.json": lambda folder: Run.load(folder).best_model(),
+    "best/weights.safetensors": lambda folder: (
+        Run.load(folder).best_model(),
+        start(TrainConfig(architecture=str(folder), pretrained=str(folder / "best" / "weights.safetensors"))),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_run_folder(finished, tmp_path, monkeypatch, name):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    monkeypatch.chdir(tmp_path)
+    if name == "space.yaml":
+        (folder / name).write_text(SPACE)
+    content = (folder / name).read_bytes()
+    tree = {".json": json.loads, ".yaml": yaml.safe_load}.get(Path(name).suffix, lambda text: None)(content)
+    seen = set()
+
+    @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck), derandomize=True)
+    @given(mutations(content, tree))
+    def read(mutated: bytes) -> None:
+        (folder / name).write_bytes(mutated)
+        try:
+            READERS[name](folder)
+            seen.add(True)
+        except UserError as error:
+            assert "\n" not in str(error)
+            seen.add(False)
+
+    READERS[name](folder)
+    read()
+    assert False in seen and os.listdir(tmp_path) == ["run"]
+
+
+@settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(mutations(SPACE.encode(), yaml.safe_load(SPACE)))
+def test_a_space(mutated: bytes) -> None:
+    try:
+        space = SearchSpace.parse(mutated.decode("utf-8", "replace"), name="fuzz", file="fuzz.yaml")
+        space.sample(lambda _, values: values[0])
+    except UserError as error:
+        assert "fuzz.yaml" in str(error)
+
+
+def test_stopped_trainings(tmp_path):
+    """A damaged checkpoint is as none; a full training's settings are said to be damaged."""
+    torch.save({"identity": {"seed": 0}, "model": {"a": torch.zeros(3)}, "accuracies": [0.5]}, tmp_path / "a.pt")
+    content = (tmp_path / "a.pt").read_bytes()
+    config = TrainConfig(architecture="resnet50", data="synthetic").model_dump_json()
+
+    @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck), derandomize=True)
+    @given(mutations(content), mutations(config.encode(), json.loads(config)))
+    def read(mutated: bytes, mutated_settings: bytes) -> None:
+        (tmp_path / "a.pt").write_bytes(mutated)
+        assert read_state(tmp_path / "a.pt", {"seed": 0}).keys() <= {"identity", "model", "accuracies"}
+        (tmp_path / "config.json").write_bytes(mutated_settings)
+        try:
+            read_training(tmp_path)
+        except UserError as error:
+            assert "\n" not in str(error)
+
+    read()
+
+
+def test_an_architecture_that_is_no_text_of_ours() -> None:
+    for text in ("", "[]", "null", "{}", '{"stages": 3}', "NaN", '"x"', "[" * 5000):
+        with pytest.raises(UserError):
+            Architecture.from_json(text)
