@@ -111,7 +111,7 @@ class SearchConfig(Settings):
     270.0
     """
 
-    CHANGEABLE = ("trials", "time", "workers", "storage")
+    CHANGEABLE = ("trials", "time", "workers", "executor", "ray_address", "storage")
 
     space: str | None = None
     around: str | None = None
@@ -139,6 +139,8 @@ class SearchConfig(Settings):
     threads: Count | None = None
     frozen_table: bool = False
     workers: Count = 1
+    executor: Literal["local", "ray"] = "local"
+    ray_address: str | None = None
     storage: str | None = None
     study: str | None = None
     seed: Annotated[int, Field(ge=0)] = 0
@@ -167,6 +169,12 @@ class SearchConfig(Settings):
     def _a_study_lies_in_a_storage(self) -> SearchConfig:
         if self.study is not None and self.storage is None:
             raise ValueError("study: names a study on a server, which --storage must say")
+        return self
+
+    @model_validator(mode="after")
+    def _an_address_is_of_ray(self) -> SearchConfig:
+        if self.ray_address is not None and self.executor != "ray":
+            raise ValueError(f"ray-address: is for --executor ray, got {self.executor}")
         return self
 
     @model_validator(mode="after")

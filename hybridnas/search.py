@@ -56,11 +56,17 @@ def search(
     resume: Annotated[
         bool,
         option(
-            "--resume", help="Go on with a run; only --trials, --time, --workers and --storage may change.", panel=RUN
+            "--resume", help="Go on with a run; only the time, --workers and where things run may change.", panel=RUN
         ),
     ] = False,
     workers: Annotated[
         int | None, option(help="Processes that train, each with its share of the cores. Default: 1.", panel=RUN)
+    ] = None,
+    executor: Annotated[
+        str | None, option(help="Where workers run: local (default), or ray: on a Ray cluster.", panel=RUN)
+    ] = None,
+    ray_address: Annotated[
+        str | None, option(help="Of the cluster, e.g. auto. Default: Ray is started here.", panel=RUN)
     ] = None,
     storage: Annotated[
         str | None,

@@ -1,4 +1,4 @@
-"""Where the trainings of a search run: in this process, or in `--workers` of their own."""
+"""Where the trainings of a search run: in this process, in `--workers` of their own, or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from hybridnas.errors import RunError
 from hybridnas.proxy.evaluation import Evaluate, evaluate
 from hybridnas.proxy.training import Trainer
 from hybridnas.study.executors import Executor, Serial
+from hybridnas.study.on_ray import OnRay
 from hybridnas.study.workers import Workers
 
 
@@ -36,7 +37,13 @@ def open_places(config: SearchConfig, trainer: Trainer, image_size: int, console
 
     Raises:
         WorkerError: processes that train cannot be started.
+        ConfigError: Ray is asked for and not installed.
     """
+    setup = partial(_set_up, config, image_size, trainer.threads, trainer.dataset.fingerprint())
+    if config.executor == "ray":
+        with console.status(f"starting {config.workers} trainers on Ray"):
+            gpus = int(trainer.device.type == "cuda")
+            return OnRay(config.workers, setup, address=config.ray_address, cpus=trainer.threads, gpus=gpus)
     if config.workers == 1:
         return Serial(partial(evaluate, trainer))
     need, free = config.workers * psutil.Process().memory_info().rss, psutil.virtual_memory().available
@@ -47,9 +54,7 @@ def open_places(config: SearchConfig, trainer: Trainer, image_size: int, console
             style="bold",
         )
     with console.status(f"starting {config.workers} workers"):
-        return Workers(
-            config.workers, partial(_set_up, config, image_size, trainer.threads, trainer.dataset.fingerprint())
-        )
+        return Workers(config.workers, setup)
 
 
 def _set_up(config: SearchConfig, image_size: int, threads: int, fingerprint: str, place: int) -> Evaluate:

@@ -231,8 +231,8 @@ def test_a_finished_search_resumed_without_more_to_do_trains_nothing(finished: P
     [
         (
             ["--seed", "3"],
-            "--seed was 0 in this run and cannot become 3: --resume may change only --trials, --time, --workers and "
-            "--storage.",
+            "--seed was 0 in this run and cannot become 3: --resume may change only --trials, --time, --workers, "
+            "--executor, --ray-address and --storage.",
         ),
         (["--epochs", "2"], "--epochs was 1 in this run and cannot become 2"),
         (["--budget-ms", "5"], "--budget-ms was 1000.0 in this run and cannot become 5.0"),
