@@ -158,7 +158,7 @@ class Architecture:
             return _adapter().validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the text"
+            where = " ".join(".".join(str(part) for part in first["loc"]).split()) or "the text"
             raise ArchitectureError(f"Not an architecture: {where}: {first['msg']}.") from None
 
 
