@@ -27,7 +27,8 @@ from hybridnas import SearchConfig, run_search
 space, data, folder = sys.argv[1:]
 hybridnas.pipeline.Timer = make_timer
 QUICK = {"health_check_period_ms": 500, "health_check_failure_threshold": 4}  # to see that a node is lost
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "_system_config": QUICK})
+head = {"num_cpus": 0, "include_dashboard": False, "_system_config": QUICK}
+cluster = Cluster(initialize_head=True, head_node_args=head)
 lost, _ = cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)
 cluster.wait_for_nodes()
 config = dict(epochs=3, rungs=(1,), threads=1, executor="ray", ray_address=cluster.address, workers=2)
