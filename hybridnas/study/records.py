@@ -1,7 +1,9 @@
-"""What is kept of a trial, and the table of all trials."""
+"""What is kept of a trial, and the table of all trials (trials.csv)."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -98,11 +100,21 @@ class TrialRecord:
         }
 
 
-def table(records: Sequence[TrialRecord]) -> pd.DataFrame:
-    """All trials, one a row, in the columns of trials.csv."""
-    rows = [record.row() for record in records]
-    others = [name for name in (rows[0] if rows else {}) if name not in COLUMNS]
-    return typed(pd.DataFrame(rows, columns=[*COLUMNS, *others]))
+def header(record: TrialRecord) -> str:
+    """The first line of trials.csv."""
+    return _line([*COLUMNS, *(name for name in record.row() if name not in COLUMNS)])
+
+
+def line(record: TrialRecord) -> str:
+    """A trial's line of trials.csv."""
+    row = record.row()
+    return _line([*(row[name] for name in COLUMNS), *(value for name, value in row.items() if name not in COLUMNS)])
+
+
+def _line(values: Sequence[Any]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(values)
+    return text.getvalue()
 
 
 def typed(frame: pd.DataFrame) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from hybridnas.errors import RunError, UserError, first_clause
 from hybridnas.files import full_disk_said, write_atomic
 from hybridnas.study.objective import Direction
-from hybridnas.study.records import TrialRecord, table
+from hybridnas.study.records import TrialRecord, header, line
 from hybridnas.study.sharing import PAUSE_S, Alone, Claims, patiently, read_url, without_password
 
 RECORD, ABOUT = "record", "about"
@@ -56,6 +56,7 @@ class Storage:
         self.claims = Claims(self._url, name) if self._url else Alone()
         self._place = f"the study {name!r} in {without_password(url)}" if url else str(folder / "study.db")
         self._known: set[tuple[int, str]] = set()
+        self._lines: dict[int, tuple[TrialRecord, str]] = {}  # of trials.csv, by number
         address = self._url.render_as_string(hide_password=False) if self._url else f"sqlite:///{folder / 'study.db'}"
         names = [f"{name} rung {rung}" if url else f"rung {rung}" for rung in range(num_rungs)]
         self._database: RDBStorage | None = None
@@ -154,7 +155,11 @@ class Storage:
 
     def write_table(self, records: Sequence[TrialRecord]) -> None:
         """Write trials.csv, which follows from the trials."""
-        write_atomic(self.folder / "trials.csv", table(records).to_csv(index=False))
+        for record in records:
+            if record is not self._lines.get(record.number, (None, ""))[0]:
+                self._lines[record.number] = record, line(record)
+        lines = [header(records[0]), *(self._lines[record.number][1] for record in records)]
+        write_atomic(self.folder / "trials.csv", "".join(lines))
 
     def weights(self, number: int) -> Path:
         """Where the weights of a trial lie that is among the best."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import optuna
+import pandas as pd
 import pytest
 import torch
 from fakes import CountingTimer
@@ -24,7 +25,7 @@ from hybridnas.space import SearchSpace
 from hybridnas.study import sampler as sampler_module
 from hybridnas.study.loop import HOPELESS, Search
 from hybridnas.study.objective import NUM_BEST, Aim, Objective
-from hybridnas.study.records import TrialRecord, front_of, table
+from hybridnas.study.records import TrialRecord, front_of
 from hybridnas.study.run import Run
 from hybridnas.study.sampler import NUM_STARTUP
 from hybridnas.study.storage import Storage
@@ -86,6 +87,10 @@ def make_search(tmp_path: Path, space_file: Path, trainer: Trainer, make_costing
         )
 
     return make
+
+
+def table(records: Sequence[TrialRecord]) -> pd.DataFrame:
+    return pd.DataFrame([record.row() for record in records])
 
 
 def forever() -> float:
