@@ -6,6 +6,7 @@ A claim is an advisory lock of the server's: it ends with the search that holds 
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +19,11 @@ from hybridnas.errors import ConfigError, first_clause
 
 #: How long a server that went away is waited for, and the seconds between two tries.
 PATIENCE_S, PAUSE_S = 60.0, 0.5
+#: How often a search looks whether the server is there, and how long all wait after it came back.
+LOOK_S, GRACE_S = 1.0, 4.0
+
+#: A function of the server's that changes nothing.
+NOTHING = "abs"
 
 R = TypeVar("R")
 
@@ -76,6 +82,9 @@ def unreachable(url: URL, error: Exception) -> ConfigError:
 class Claims:
     """What this search alone may do, of all that share a study.
 
+    A server that is started anew has forgotten all claims. So each search looks every second whether it is still
+    there, and takes its claims again; and none claims anything new until all have had the time to.
+
     Args:
         url: Of the server.
         study: Its name.
@@ -89,14 +98,19 @@ class Claims:
         self.study = study
         self._engine = create_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
         self._held: set[str] = set()
+        self._one_at_a_time = threading.Lock()
+        self._patient_until = 0.0
         try:
             self._connection: Connection | None = self._engine.connect()
         except SQLAlchemyError as error:
             raise unreachable(url, error) from None
+        self._closed = threading.Event()
+        self._watch = threading.Thread(target=self._keep, daemon=True)
+        self._watch.start()
 
     def claim(self, what: str) -> bool:
         """Whether this search may do it; others then may not until it is released."""
-        if what not in self._held and self._ask("pg_try_advisory_lock", what):
+        if what not in self._held and patiently(self.url, lambda: self._new(what)):
             self._held.add(what)
         return what in self._held
 
@@ -104,38 +118,53 @@ class Claims:
         """It is done."""
         if what in self._held:
             self._held.remove(what)
-            self._ask("pg_advisory_unlock", what)
+            patiently(self.url, lambda: self._call("pg_advisory_unlock", what))
 
     def close(self) -> None:
         """Release all."""
+        self._closed.set()
+        self._watch.join()
         for what in [*self._held]:
             with suppress(DBAPIError):  # a server that is gone holds nothing
                 self._call("pg_advisory_unlock", what)
-        if self._connection:
-            self._connection.close()
+        self._forget()
         self._engine.dispose()
 
-    def _ask(self, function: str, what: str) -> bool:
-        return patiently(self.url, lambda: self._call(function, what))
+    def _keep(self) -> None:
+        while not self._closed.wait(LOOK_S):
+            with suppress(DBAPIError):
+                self._call(NOTHING, "")
+
+    def _new(self, what: str) -> bool:
+        self._call(NOTHING, "")
+        while (left := self._patient_until - time.monotonic()) > 0:
+            time.sleep(left)
+        return self._call("pg_try_advisory_lock", what)
 
     def _call(self, function: str, what: str) -> bool:
-        try:
-            if self._connection is None:  # the server was away, and with it all locks
-                self._connection = self._engine.connect()
-                for held in self._held:
-                    self._execute("pg_try_advisory_lock", held)
-            return self._execute(function, what)
-        except DBAPIError:
-            if self._connection:
-                self._connection.invalidate()
-                self._connection.close()
-            self._connection = None
-            raise
+        with self._one_at_a_time:
+            try:
+                if self._connection is None:
+                    self._connection = self._engine.connect()
+                    self._patient_until = time.monotonic() + GRACE_S
+                    for held in [*self._held]:
+                        self._execute("pg_try_advisory_lock", held)
+                return self._execute(function, what)
+            except DBAPIError:
+                self._forget()
+                raise
 
     def _execute(self, function: str, what: str) -> bool:
         assert self._connection
         key = int.from_bytes(hashlib.sha256(f"{self.study} {what}".encode()).digest()[:8], signed=True)
         return bool(self._connection.execute(text(f"SELECT {function}(:key)"), {"key": key}).scalar())
+
+    def _forget(self) -> None:
+        if self._connection:
+            with suppress(DBAPIError):
+                self._connection.invalidate()
+            self._connection.close()
+        self._connection = None
 
 
 class Alone:
