@@ -22,6 +22,8 @@ PATIENCE_S, PAUSE_S = 60.0, 0.5
 #: How often a search looks whether the server is there, and how long all wait after it came back.
 LOOK_S, GRACE_S = 1.0, 4.0
 
+#: Seconds since the server was started.
+AGE_S = "SELECT extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())"
 #: A function of the server's that changes nothing.
 NOTHING = "abs"
 
@@ -99,9 +101,10 @@ class Claims:
         self._engine = create_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
         self._held: set[str] = set()
         self._one_at_a_time = threading.Lock()
-        self._patient_until = 0.0
         try:
             self._connection: Connection | None = self._engine.connect()
+            age = self._connection.execute(text(AGE_S)).scalar_one()
+            self._patient_until = time.monotonic() + GRACE_S - float(age)
         except SQLAlchemyError as error:
             raise unreachable(url, error) from None
         self._closed = threading.Event()
@@ -132,8 +135,10 @@ class Claims:
 
     def _keep(self) -> None:
         while not self._closed.wait(LOOK_S):
-            with suppress(DBAPIError):
-                self._call(NOTHING, "")
+            for _ in range(2):  # the first finds that the connection is gone, the second makes another
+                with suppress(DBAPIError):
+                    self._call(NOTHING, "")
+                    break
 
     def _new(self, what: str) -> bool:
         self._call(NOTHING, "")

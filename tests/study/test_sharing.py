@@ -83,8 +83,7 @@ def test_what_one_claims_no_other_may_until_it_is_released(server):
     assert one.claim("x") and one.claim("y")
     server.stop()
     server.start()
-    time.sleep(sharing.LOOK_S + 0.5)
-    late = Claims(url, "a")
+    late = Claims(url, "a")  # a search that begins just then waits, too
     assert not late.claim("x"), "a search that is busy with something else takes its claims again, too"
     assert one.claim("z")
     assert not late.claim("x") and not late.claim("z"), "and takes its claims along"
