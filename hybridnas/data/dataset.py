@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +63,10 @@ class Dataset:
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits of the content, to tell whether a resumed run has the same data."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         for part in (self.train, self.validation, self.test):
             digest.update(repr(part.images.shape).encode())
