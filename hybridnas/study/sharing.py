@@ -52,7 +52,7 @@ def read_url(storage: str) -> URL:
     return url
 
 
-def without_password(storage: str) -> str:
+def without_password(storage: str | URL) -> str:
     """An address as it may be shown and kept."""
     return make_url(storage)._replace(password=None).render_as_string(hide_password=False)
 
@@ -77,8 +77,7 @@ def patiently(url: URL, do: Callable[[], R]) -> R:
 
 def unreachable(url: URL, error: Exception) -> ConfigError:
     """What is said of a server that does not answer."""
-    shown = url._replace(password=None).render_as_string(hide_password=False)
-    return ConfigError(f"--storage {shown} cannot be used: {first_clause(error)}.")
+    return ConfigError(f"--storage {without_password(url)} cannot be used: {first_clause(error)}.")
 
 
 class Claims:
