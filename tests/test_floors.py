@@ -23,6 +23,7 @@ FLOORS = {
     "pareto": 0,
     "files": 0,
     "locks": 0,
+    "palette": 0,
     "seeds": 0,
     "blocks": 1,
     "model": 2,
