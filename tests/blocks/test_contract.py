@@ -13,12 +13,14 @@ from timm.layers import DropPath
 
 from hybridnas.architecture import LETTERS
 from hybridnas.blocks import BLOCKS, option_defaults
+from hybridnas.palette import FAMILY_COLOURS
 
 CASES = cases()
 
 
 def test_every_family_has_a_letter():
-    assert set(LETTERS) == set(BLOCKS)
+    assert set(LETTERS) == set(BLOCKS) == set(FAMILY_COLOURS)
+    assert len(set(FAMILY_COLOURS.values())) == len(FAMILY_COLOURS)
     assert set(LETTERS.values()) <= {"C", "T"}
 
 
