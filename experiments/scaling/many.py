@@ -45,6 +45,9 @@ class Costs:
 
     foresee = count = assess
 
+    def measure(self, network: Architecture, costs: tuple[Cost, ...]) -> tuple[Cost, ...]:
+        return costs
+
 
 class Places:
     """One place, whose trainings end at once."""

@@ -24,7 +24,7 @@ SEARCH_S = 1.0
 class Cost:
     """What one architecture costs on one target.
 
-    Latencies are None where it was not timed: counting, or predicting from its parts, showed it over the budget.
+    Latencies are None where it was not timed: counting, or predicting from its parts, told whether it holds the budget.
 
     Attributes:
         macs: Multiply-adds of one image.
@@ -36,6 +36,8 @@ class Cost:
         batch_size: Images a pass.
         num_samples: Passes that were timed.
         machine: Fingerprint of what the figures depend on; environment.json says what it stands for.
+        stage_ms: What stem, each stage (with its transition) and head take of the milliseconds, by the table of parts;
+            empty where it lacks one.
     """
 
     macs: int
@@ -51,6 +53,7 @@ class Cost:
     runtime: str = "torch"
     precision: str = "fp32"
     machine: str = ""
+    stage_ms: tuple[float, ...] = ()
 
     @property
     def milliseconds(self) -> float | None:
@@ -160,9 +163,8 @@ class Costing:
     def assess(self, architecture: Architecture, budget: Budget) -> tuple[Cost, ...]:
         """What it costs on every target, as far as needed to tell whether it holds the budget.
 
-        Nothing is timed that the counts, or the whole interval of a prediction, show to be over. The rest is timed for
-        real: it is about to be trained, and its figures are to be believed. Parts that the table lacks are timed on
-        the way, in turns with the network.
+        Nothing is timed of which the counts, or the whole interval of a prediction, tell. The rest is timed for real.
+        Parts that the table lacks are timed on the way, in turns with the network.
 
         Raises:
             ConfigError: the table is frozen and lacks a part.
@@ -176,16 +178,45 @@ class Costing:
             if budget.excess(costs) > 0:
                 break
             bound = budget.ms_on(i)
-            if bound and not predictor.missing([architecture]):
+            if not predictor.missing([architecture]):
                 foreseen = predictor.predict(architecture)
-                if foreseen.low > bound:
+                if not bound or foreseen.low > bound or foreseen.high * (1 + MARGIN) <= bound:
                     costs[i] = replace(costs[i], predicted_ms=foreseen.ms)
                     continue
-            # Each call of a program is dear: its parts are timed only by `table build`.
-            with_parts = not costs[i].target.startswith("command:")
-            latency, expected = predictor.measure(architecture, seconds=SEARCH_S, with_parts=with_parts)
-            costs[i] = timed(costs[i], latency, expected.ms if expected else None)
-        return tuple(costs)
+            costs[i] = self._timed(architecture, i, costs[i])
+        return self._by_stage(architecture, costs)
+
+    def measure(self, architecture: Architecture, costs: Sequence[Cost]) -> tuple[Cost, ...]:
+        """The costs, with what was only predicted timed for real, unless the table is frozen.
+
+        Raises:
+            CannotRun: a target cannot run it.
+            TargetError: a target is gone.
+        """
+        if all(cost.latency_ms_p50 is not None for cost in costs) or self.frozen:
+            return tuple(costs)
+        every = [
+            cost if cost.latency_ms_p50 is not None else self._timed(architecture, i, cost)
+            for i, cost in enumerate(costs)
+        ]
+        return self._by_stage(architecture, every)
+
+    def _timed(self, architecture: Architecture, target: int, cost: Cost) -> Cost:
+        # Each call of a program is dear: its parts are timed only by `table build`.
+        with_parts = not cost.target.startswith("command:")
+        latency, expected = self.predictors[target].measure(architecture, seconds=SEARCH_S, with_parts=with_parts)
+        return timed(cost, latency, expected.ms if expected else None)
+
+    def _by_stage(self, architecture: Architecture, costs: Sequence[Cost]) -> tuple[Cost, ...]:
+        """The costs, with what each stage takes of the milliseconds wherever the table knows."""
+        return tuple(
+            replace(
+                cost, stage_ms=tuple(round(cost.milliseconds * share, 4) for share in predictor.shares(architecture))
+            )
+            if cost.milliseconds is not None and not predictor.missing([architecture])
+            else cost
+            for cost, predictor in zip(costs, self.predictors, strict=True)
+        )
 
     def _read(self, architecture: Architecture) -> tuple[Cost, ...]:
         for predictor in self.predictors:
@@ -194,7 +225,7 @@ class Costing:
                     f"--frozen-table: the table has no time for {lacking.part} on {predictor.timer.target}; build it "
                     f"for the whole space by `hybridnas table build SPACE --num-classes {self.counter.num_classes}`."
                 )
-        return self._predicted(architecture)
+        return self._by_stage(architecture, self._predicted(architecture))
 
     def _predicted(self, architecture: Architecture) -> tuple[Cost, ...]:
         return tuple(

@@ -115,21 +115,32 @@ def parts_of(architecture: Architecture, num_classes: int) -> Iterator[tuple[Par
     Raises:
         ArchitectureError: a part is unknown, or gets what only a head can take.
     """
+    return ((part, depth) for _, part, depth in placed_parts_of(architecture, num_classes))
+
+
+def placed_parts_of(architecture: Architecture, num_classes: int) -> Iterator[tuple[int, Part, int]]:
+    """The same, each after its place: 0 the stem, then the number of its stage, and the head's is the last.
+
+    Raises:
+        ArchitectureError: a part is unknown, or gets what only a head can take.
+    """
     size, stem, head = architecture.image_size, architecture.stem, architecture.head
-    yield stem_part(stem.type, stem.options, stem.width, size), 1
+    yield 0, stem_part(stem.type, stem.options, stem.width, size), 1
     width, resolution, tokens = stem.width, stem_resolution(size, stem.type), False
-    for stage in architecture.stages:
+    for place, stage in enumerate(architecture.stages, 1):
         if tokens:
             raise ArchitectureError("class_token is for the last stage: no other part knows of it.")
         change = stage.transition
         if (change.type, change.stride, stage.width) != ("none", 1, width):
-            yield transition_part(change.type, change.options, width, stage.width, change.stride, resolution), 1
+            part = transition_part(change.type, change.options, width, stage.width, change.stride, resolution)
+            yield place, part, 1
         width, resolution = stage.width, math.ceil(resolution / change.stride)
         if stage.depth:
             body = body_part(stage.block, stage.options, width, resolution)
-            yield body, stage.depth
+            yield place, body, stage.depth
             tokens = body.gives_tokens
-    yield head_part(head.type, head.options, width, num_classes, resolution, tokens=tokens), 1
+    part = head_part(head.type, head.options, width, num_classes, resolution, tokens=tokens)
+    yield len(architecture.stages) + 1, part, 1
 
 
 def stem_part(name: str, options: Options, width: int, image_size: int) -> Part:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from hybridnas.architecture import Architecture
 from hybridnas.cost.calibration import Calibration, Sum
 from hybridnas.cost.latency import SECONDS, Latency, Timer
 from hybridnas.cost.macs import count_macs_of
-from hybridnas.cost.parts import Part, Timing, parts_of, timings_of
+from hybridnas.cost.parts import Part, Timing, parts_of, placed_parts_of, timings_of
 from hybridnas.cost.runtimes import OF_TORCH, Input
 from hybridnas.cost.table import CALL, Count, Table, Time, Timed, code_digest
 from hybridnas.errors import CannotRun
@@ -94,13 +94,18 @@ class Predictor:
     def timings(self, architecture: Architecture) -> dict[Timing, float]:
         """What to time, and how often each is in the network."""
         found: dict[Timing, float] = {}
+        for _, timing, often in self._placed(architecture):
+            found[timing] = found.get(timing, 0.0) + often
+        return found
+
+    def _placed(self, architecture: Architecture) -> Iterator[tuple[int, Timing, float]]:
+        """What to time at each place: 0 the stem, then the stages, last the head."""
         last = False
-        for part, depth in parts_of(architecture, self.counter.num_classes):
+        for place, part, depth in placed_parts_of(architecture, self.counter.num_classes):
             after = self.lays_last(part, last)
             for timing, often in timings_of(part, depth, last, after):
-                found[timing] = found.get(timing, 0.0) + often
+                yield place, timing, often
             last = after
-        return found
 
     def lays_last(self, part: Part, channels_last: bool) -> bool:
         """Whether a part hands channels last on, where its input comes so or not; files have no layout."""
@@ -187,6 +192,16 @@ class Predictor:
         ratio, half = self._calibration.predict(self._sum(parts))
         ms, half = ratio * self.timer.reference_ms, half * self.timer.reference_ms
         return Prediction(ms, max(0.0, ms - half), ms + half)
+
+    def shares(self, architecture: Architecture) -> list[float]:
+        """The share of the time that stem, each stage (with its transition) and head take, by the parts' own times.
+
+        All its parts must be in the table.
+        """
+        found = [0.0] * (len(architecture.stages) + 2)
+        for place, timing, often in self._placed(architecture):
+            found[place] += often * self._times[timing.key].ratio
+        return [each / sum(found) for each in found]
 
     def recalibrate(self) -> None:
         """Learn from all networks that were timed in this context."""

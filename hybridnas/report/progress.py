@@ -115,7 +115,11 @@ def _line(record: TrialRecord) -> str:
     """One trial: number, outcome, and what it is."""
     name = record.architecture.families + (f" ({record.design})" if record.design else "")
     if record.status in ("complete", "pruned"):
-        ms = " ".join(f"{cost.milliseconds:6.2f}" for cost in record.costs)
+        # What is not timed yet is marked as foreseen.
+        foreseen = ["~" if cost.latency_ms_p50 is None else "" for cost in record.costs]
+        ms = " ".join(
+            f"{mark}{cost.milliseconds:.2f}".rjust(7) for mark, cost in zip(foreseen, record.costs, strict=True)
+        )
         epochs = len(record.accuracies)
         outcome = (
             f"{100 * (record.accuracy or 0):5.1f} %  {epochs:2d} {'epoch ' if epochs == 1 else 'epochs'} {ms} ms  "

@@ -154,7 +154,7 @@ class Search:
                 self._release(going_on, going_on.rung + 1)
             return False
         if going_on is not None:
-            self._train(going_on, going_on.rung + 1, seconds_left)
+            self._go_on(going_on, seconds_left)
             return True
         with self.clock("proposing"):
             proposal = self._propose()
@@ -298,6 +298,8 @@ class Search:
         try:
             with self.clock("costing"):
                 costs = self.costing.assess(architecture, self.budget)
+                if len(self.rungs) == 1 and self.budget.excess(costs) <= 0:
+                    costs = self.costing.measure(architecture, costs)
             reason = over_budget(costs, self.budget)
         except CannotRun as problem:
             costs = self.costing.count(architecture)
@@ -312,6 +314,21 @@ class Search:
                 raise self._over_budget()
             return
         self._train(record, 0, seconds_left, proposal.attrs)
+
+    def _go_on(self, record: TrialRecord, seconds_left: Callable[[], float]) -> None:
+        """Time a design for real that earned the next rung, and train it up to there if it does hold the budget."""
+        rung = record.rung + 1
+        try:
+            with self.clock("costing"):
+                costs = self.costing.measure(record.architecture, record.costs)
+        except CannotRun as problem:
+            self._end(replace(record, status="failed", reason=str(problem), rung=rung))
+            return
+        if self.budget.excess(costs) > 0:
+            reason = over_budget(costs, self.budget)
+            self._end(replace(record, status="infeasible", reason=reason, costs=costs, rung=rung, worst_latency=None))
+            return
+        self._train(replace(record, costs=costs), rung, seconds_left)
 
     def _train(
         self,
@@ -410,7 +427,9 @@ class Search:
 
     def _standings(self, rung: int) -> tuple[list[TrialRecord], list[int], set[int]]:
         """The trials that ended a rung, their places in the order in which they go on, and those that have gone on."""
-        ended = [r for r in self.records if len(r.accuracies) >= self.rungs[rung] and r.status != "failed"]
+        ended = [
+            r for r in self.records if len(r.accuracies) >= self.rungs[rung] and r.status in ("complete", "pruned")
+        ]
         # Attention starts more slowly than convolution.
         families = [main_family(record.architecture) for record in ended] if rung == 0 else None
         order = standings(self.objective.scores(ended, self.rungs[rung]), families) if ended else []

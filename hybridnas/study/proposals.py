@@ -106,14 +106,16 @@ class Proposals:
             values=self.objective.values(record) if trained else None,
             params=trial.params,
             distributions=trial.distributions,
-            constraints=None if attrs is None else {"budget": excess},  # it is one of the attributes noted at first
+            constraints={"budget": excess},
             user_attrs={RECORD: record.to_json(), "design": record.design, "key": record.architecture.key},
             system_attrs=dict(self._attrs[record.number] if attrs is None else attrs),
         )
 
     def tell(self, rung: int, record: TrialRecord, trial: FrozenTrial) -> None:
         """A trial that ended a rung, or none."""
-        self._attrs.setdefault(record.number, trial.system_attrs)
+        # Whether it holds the budget is told anew on each rung: what was foreseen then may be measured now.
+        noted = {name: value for name, value in trial.system_attrs.items() if not name.startswith("constraints")}
+        self._attrs.setdefault(record.number, noted)
         if record.status == "infeasible":
             for study in self._studies:
                 study.add_trial(trial)

@@ -19,8 +19,8 @@ Status = Literal["complete", "pruned", "infeasible", "failed"]
 
 COLUMNS = (
     "number key design rung status reason layout families image_size macs params latency_ms_p50 latency_ms_p95 "
-    "latency_ms_low latency_ms_high num_samples predicted_ms worst_latency accuracy seconds ended seed target runtime "
-    "precision batch_size machine architecture"
+    "latency_ms_low latency_ms_high num_samples predicted_ms stage_ms worst_latency accuracy seconds ended seed target "
+    "runtime precision batch_size machine architecture"
 ).split()
 
 #: What a run with several targets says of each but the first, in columns called 'latency_ms_p50 TARGET' and so on.
@@ -33,9 +33,10 @@ class TrialRecord:
 
     `design` names the known layout that it is, or is empty. `costs` has one cost a target, in the run's order;
     `worst_latency` is the one figure of them all that the search minimises (`Budget.worst_latency`). `accuracies`
-    holds the validation accuracy after each epoch; it is empty unless the trial was trained. `rung` is the one that was
-    tried last, counted from 0; after all but the last `status` is pruned until the trial goes on. `ended` says when, in
-    seconds of the search, its pauses left out. `reason` says why a trial is infeasible or failed.
+    holds the validation accuracy after each epoch; it is empty unless the trial was trained. An infeasible trial has
+    some, too, if only being timed for the next rung showed it over the budget. `rung` is the one that was tried last,
+    counted from 0; after all but the last `status` is pruned until the trial goes on. `ended` says when, in seconds of
+    the search, its pauses left out. `reason` says why a trial is infeasible or failed.
     """
 
     number: int
@@ -72,7 +73,9 @@ class TrialRecord:
         """Read what `to_json` wrote."""
         fields = json.loads(text)
         fields["architecture"] = Architecture.from_json(json.dumps(fields["architecture"]))
-        fields["costs"] = tuple(Cost(**cost) for cost in fields["costs"])
+        fields["costs"] = tuple(
+            Cost(**cost | {"stage_ms": tuple(cost.get("stage_ms", ()))}) for cost in fields["costs"]
+        )
         fields["accuracies"] = tuple(fields["accuracies"])
         return cls(**fields)
 
@@ -82,6 +85,7 @@ class TrialRecord:
         return {
             **asdict(self.cost),
             **others,
+            "stage_ms": " ".join(map(str, self.cost.stage_ms)),
             "number": self.number,
             "key": self.architecture.key,
             "design": self.design,

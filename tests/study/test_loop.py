@@ -340,6 +340,48 @@ def test_what_the_table_shows_to_be_over_the_budget_is_not_timed(make_search: Ma
     assert Budget(ms=1.04 * slowest.cost.latency_ms_p50).excess([cost]) < 0
 
 
+def test_what_the_table_shows_to_hold_the_budget_is_timed_when_it_goes_on(
+    make_search: MakeSearch, make_costing: Callable[..., Costing]
+) -> None:
+    timer = CountingTimer()
+    costing = make_costing(timer)
+    make_search(costing=costing, folder="fills the table").run(trials=12, seconds_left=forever)
+    known = timer.networks
+    search = make_search(costing=costing, rungs=(1, 2))
+    search.run(trials=6, seconds_left=forever)
+    foreseen = [record for record in search.records if record.status == "pruned"]
+    whole = [record for record in search.records if record.status == "complete"]
+    assert len(foreseen) == 4 and all(record.cost.latency_ms_p50 is None for record in foreseen)
+    assert len(whole) == 2 and all(record.cost.latency_ms_p50 for record in whole)
+    assert timer.networks == known + 2
+    for record in search.records:
+        assert record.cost.milliseconds == record.worst_latency
+        assert sum(record.cost.stage_ms) == pytest.approx(record.worst_latency, rel=1e-2)
+        assert len(record.cost.stage_ms) == len(record.architecture.stages) + 2
+
+
+def test_what_turns_out_over_the_budget_when_it_goes_on_is_infeasible(
+    make_search: MakeSearch, make_costing: Callable[..., Costing]
+) -> None:
+    timer = CountingTimer()
+    costing = make_costing(timer)
+    fill = make_search(costing=costing, folder="fills the table")
+    fill.run(trials=12, seconds_left=forever)
+    slowest = max(record.worst_latency or 0 for record in fill.records)
+    timer.slowness = 100.0  # of which the table knows nothing
+    search = make_search(Budget(ms=2 * slowest), costing=costing, rungs=(1, 2))
+    with pytest.raises(BudgetError, match="out of reach"):
+        search.run(trials=3, seconds_left=forever)
+    first = search.records[0]
+    assert first.status == "infeasible" and first.rung == 1 and len(first.accuracies) == 1
+    assert (first.cost.latency_ms_p50 or 0) > 2 * slowest and "over" in first.reason
+    assert not any(record.status == "complete" for record in search.records)
+    again = make_search(Budget(ms=2 * slowest), costing=costing, rungs=(1, 2))
+    assert [record.to_json() for record in again.records] == [record.to_json() for record in search.records]
+    trial = search.storage.studies[1].get_trials()[0]
+    assert trial.state == TrialState.PRUNED and trial.constraints["budget"] > 0
+
+
 @pytest.mark.parametrize("sampler", ["gp", "nsga2", "random", "cost-aware"])
 def test_every_sampler_proposes_designs_and_goes_on(make_search: MakeSearch, sampler: str) -> None:
     whole = make_search(folder="whole", sampler=sampler)
