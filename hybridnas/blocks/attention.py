@@ -8,7 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from timm.layers import DropPath, LayerScale, Mlp, trunc_normal_
+from timm.layers import (
+    DropPath,
+    LayerScale,
+    Mlp,
+    register_notrace_module,
+    resample_abs_pos_embed,
+    trunc_normal_,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
@@ -29,9 +36,13 @@ def to_map(tokens: Tensor, height: int, width: int) -> Tensor:
 class PositionBias(nn.Module):
     """What is added to the attention of every pair of positions: a table, gathered by `index`, and a mask.
 
+    A subclass says by `elsewhere` what the three are on a map of another size than the one that it is built for.
+
     Args:
         num_heads: One column of the table a head.
+        side: Of the square map that it is built for.
         index: (queries, keys), the row of the table for each pair; from `relative_index` or `distance_index`.
+        extent: Side of the square of offsets that are the rows of the table.
         mask: (G, queries, keys): zero where a token may look, -inf where not. Each group has its own.
 
     Gathering costs as much as a small attention, so without gradients the result is kept for as long as the table
@@ -43,20 +54,23 @@ class PositionBias(nn.Module):
     mask: Tensor | None
     index: Tensor
 
-    def __init__(self, num_heads: int, index: Tensor, num_entries: int, mask: Tensor | None = None) -> None:
+    def __init__(self, num_heads: int, side: int, index: Tensor, extent: int, mask: Tensor | None = None) -> None:
         super().__init__()
-        self.table = nn.Parameter(torch.zeros(num_entries, num_heads))
+        self.side = side
+        self.table = nn.Parameter(torch.zeros(extent**2, num_heads))
         trunc_normal_(self.table, std=0.02)
         self.register_buffer("index", index, persistent=False)
         self.register_buffer("mask", mask, persistent=False)
         self.register_buffer("gathered", None, persistent=False)
-        self.masked = mask is not None
         self._kept: tuple[Tensor, int, Tensor] | None = None  # table, its version, what was gathered from it
+
+    def elsewhere(self, height: int, width: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Table, index and mask for a map of this size."""
+        raise NotImplementedError
 
     def gather(self) -> Tensor:
         """(heads, queries, keys), or (G * heads, queries, keys) where there is a mask."""
-        bias = self.table[self.index.flatten()].view(*self.index.shape, -1).permute(2, 0, 1).contiguous()
-        return bias if self.mask is None else (self.mask.unsqueeze(1) + bias).flatten(0, 1)
+        return gather(self.table, self.index, self.mask)
 
     def reparameterize(self) -> None:
         """Deploy form: the gathered bias instead of table and index."""
@@ -66,7 +80,20 @@ class PositionBias(nn.Module):
             del self.table, self.index, self.mask, self.gathered
             self.register_buffer("gathered", gathered)  # now a weight like any other: part of the state dict
 
-    def forward(self) -> Tensor:
+    def forward(self, *size: int) -> Tensor:
+        """The bias for a map of `size`, height and width; without, for the one that it is built for.
+
+        Raises:
+            ValueError: another size, in deploy form.
+        """
+        if size and size != (self.side, self.side):
+            if self.gathered is not None:
+                at, built = (f"{height} x {width}" for height, width in (size, (self.side, self.side)))
+                raise ValueError(
+                    f"attention got a map of {at} and its deploy form is for {built} alone: "
+                    "call set_input_size(img_size) before deploy()."
+                )
+            return gather(*self.elsewhere(*size))
         if self.gathered is not None:
             return self.gathered
         if torch.compiler.is_compiling() or torch._C._get_tracing_state():
@@ -90,44 +117,71 @@ class PositionBias(nn.Module):
         return {**self.__dict__, "_kept": None}  # copies and pickles gather for themselves
 
 
-def relative_index(side: int) -> Tensor:
-    """Row of the offset between each two positions of a side x side map, (2 side - 1)^2 of them: (side^2, side^2).
+class RelativeBias(PositionBias):
+    """By offset with sign, among side x side tokens."""
+
+    def __init__(self, side: int, num_heads: int) -> None:
+        super().__init__(num_heads, side, relative_index(side, side), 2 * side - 1)
+
+    def elsewhere(self, height: int, width: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        table = resample(self.table, 2 * height - 1, 2 * width - 1)
+        return table, relative_index(height, width).to(table.device), None
+
+
+class DistanceBias(PositionBias):
+    """By absolute offset, among side x side tokens; only every `stride`-th token of each side asks."""
+
+    def __init__(self, side: int, num_heads: int, stride: int = 1) -> None:
+        super().__init__(num_heads, side, distance_index(side, side, stride), side)
+        self.stride = stride
+
+    def elsewhere(self, height: int, width: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        table = resample(self.table, height, width)
+        return table, distance_index(height, width, self.stride).to(table.device), None
+
+
+def gather(table: Tensor, index: Tensor, mask: Tensor | None) -> Tensor:
+    """(heads, queries, keys), or (G * heads, queries, keys) where there is a mask."""
+    bias = table[index.flatten()].view(*index.shape, -1).permute(2, 0, 1).contiguous()
+    return bias if mask is None else (mask.unsqueeze(1) + bias).flatten(0, 1)
+
+
+def resample(table: Tensor, height: int, width: int) -> Tensor:
+    """A table of a square of places, row by row, for a rectangle of them: (side^2, C) -> (height * width, C)."""
+    resized: Tensor = resample_abs_pos_embed(table.unsqueeze(0), [height, width], num_prefix_tokens=0)
+    return resized.squeeze(0)
+
+
+def relative_index(height: int, width: int) -> Tensor:
+    """Row of the offset between each two positions, (2 height - 1)(2 width - 1) of them: (keys, keys).
 
     Swin (Liu et al., 2021, arXiv:2103.14030, equation 4), CoAtNet (Dai et al., 2021, arXiv:2106.04803, section 2.1).
     """
-    position = torch.arange(side)
-    offset = position.unsqueeze(1) - position.unsqueeze(0) + side - 1  # (side, side), from 0 to 2 side - 2
-    rows = offset[:, None, :, None] * (2 * side - 1)
-    return (rows + offset[None, :, None, :]).reshape(side * side, side * side)
+    down, across = torch.arange(height), torch.arange(width)
+    rows = (down.unsqueeze(1) - down.unsqueeze(0) + height - 1) * (2 * width - 1)  # (height, height)
+    columns = across.unsqueeze(1) - across.unsqueeze(0) + width - 1  # (width, width), from 0 to 2 width - 2
+    count = height * width
+    return (rows[:, None, :, None] + columns[None, :, None, :]).reshape(count, count)
 
 
-def distance_index(side: int, stride: int = 1) -> Tensor:
-    """Row of the absolute offset between queries, every `stride`-th position, and keys: (queries, side^2).
+def distance_index(height: int, width: int, stride: int = 1) -> Tensor:
+    """Row of the absolute offset between queries, every `stride`-th position, and keys: (queries, height * width).
 
     LeViT (Graham et al., 2021, arXiv:2104.01136, section 4.1, "attention bias"): the same bias to all four sides.
     """
-    position = torch.arange(side)
-    offset = (position[::stride].unsqueeze(1) - position.unsqueeze(0)).abs()
-    rows = offset[:, None, :, None] * side
-    return (rows + offset[None, :, None, :]).reshape(-1, side * side)
+    down, across = torch.arange(height), torch.arange(width)
+    rows = (down[::stride].unsqueeze(1) - down.unsqueeze(0)).abs() * width
+    columns = (across[::stride].unsqueeze(1) - across.unsqueeze(0)).abs()
+    return (rows[:, None, :, None] + columns[None, :, None, :]).reshape(-1, height * width)
 
 
-def relative_bias(side: int, num_heads: int, mask: Tensor | None = None) -> PositionBias:
-    """The bias of a group of side x side tokens, with sign."""
-    return PositionBias(num_heads, relative_index(side), (2 * side - 1) ** 2, mask)
-
-
-def distance_bias(side: int, num_heads: int, stride: int = 1) -> PositionBias:
-    """The bias of side x side tokens by absolute offset; only every `stride`-th token of each side asks."""
-    return PositionBias(num_heads, distance_index(side, stride), side**2)
-
-
+@register_notrace_module  # the ways through it depend on shapes and devices
 class SelfAttention(nn.Module):
     """Self-attention inside each group of tokens: (B, G, N, C) -> (B, G, N, out_width).
 
     Queries and keys have num_heads * head_dim channels, values num_heads * value_dim; neither has to do with C.
     Groups and heads share one dimension in the product where a mask tells groups apart, so that it
-    broadcasts over the batch.
+    broadcasts over the batch. `size` is that of the map that the bias is for.
     """
 
     def __init__(
@@ -148,23 +202,23 @@ class SelfAttention(nn.Module):
         self.bias = bias
         self.proj: nn.Module = nn.Linear(num_heads * self.value_dim, out_width or width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *size: int) -> Tensor:
         B, G, N, _ = x.shape  # noqa: N806 (shapes are capitals)
         heads, keys = self.num_heads, self.num_heads * self.head_dim
-        together = self.bias is None or not self.bias.masked  # every group alike: groups join the batch
+        bias = None if self.bias is None else self.bias(*size)
+        together = bias is None or bias.shape[0] == heads  # every group alike: groups join the batch
         shape = (B * G, heads) if together else (B, G * heads)
         q, k, v = (
             part.unflatten(-1, (heads, -1)).transpose(2, 3).reshape(*shape, N, -1)
             for part in self.qkv(x).split([keys, keys, heads * self.value_dim], dim=-1)
         )
-        bias = None if self.bias is None else self.bias().to(q.dtype)
-        x = attend(q, k, v, bias)
+        x = attend(q, k, v, None if bias is None else bias.to(q.dtype))
         out: Tensor = self.proj(x.view(B, G, heads, N, self.value_dim).transpose(2, 3).flatten(3))
         return out
 
 
 class PreNormBlock(nn.Module):
-    """x + mix(norm(x)), then x + mlp(norm(x)), over the last dimension, which holds the channels."""
+    """x + mix(norm(x), *size), then x + mlp(norm(x)), over the last dimension, which holds the channels."""
 
     def __init__(
         self,
@@ -186,8 +240,8 @@ class PreNormBlock(nn.Module):
         self.scale2 = LayerScale(width, LAYER_SCALE_INIT) if layer_scale else nn.Identity()
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.scale1(self.mix(self.norm1(x))))
+    def forward(self, x: Tensor, *size: int) -> Tensor:
+        x = x + self.drop_path(self.scale1(self.mix(self.norm1(x), *size)))
         out: Tensor = x + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
         return out
 

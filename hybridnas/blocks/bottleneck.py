@@ -13,6 +13,7 @@ from timm.models.byobnet import BottleneckBlock, LayerFn
 from torch import nn
 
 from hybridnas.blocks.options import check_act, check_kernel, check_ratio, rates_for
+from hybridnas.blocks.row import Row
 
 
 def check_bottleneck(kernel: int, ratio: float, act: str) -> None:
@@ -44,7 +45,7 @@ def bottleneck(
     return block
 
 
-class Bottleneck(nn.Sequential):
+class Bottleneck(Row):
     """A stage of bottlenecks of `ratio` times the width inside."""
 
     def __init__(

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from timm.models.convnext import ConvNeXtBlock
-from torch import nn
 
 from hybridnas.blocks.options import LAYER_SCALE_INIT, check_expand, check_kernel, rates_for
+from hybridnas.blocks.row import Row
 
 
-class ConvNeXt(nn.Sequential):
+class ConvNeXt(Row):
     """A stage of ConvNeXt blocks; the inverted bottleneck runs on (B, H, W, C)."""
 
     def __init__(

@@ -14,7 +14,15 @@ from timm.layers import trunc_normal_
 from timm.models.fastvit import AttentionBlock, RepConditionalPosEnc
 from torch import Tensor, nn
 
-from hybridnas.blocks.attention import PreNormBlock, SelfAttention, check_heads, distance_bias, relative_bias, to_map
+from hybridnas.blocks.attention import (
+    DistanceBias,
+    PositionBias,
+    PreNormBlock,
+    RelativeBias,
+    SelfAttention,
+    check_heads,
+    to_map,
+)
 from hybridnas.blocks.options import (
     LAYER_SCALE_INIT,
     check_count,
@@ -24,6 +32,7 @@ from hybridnas.blocks.options import (
     check_ratio,
     rates_for,
 )
+from hybridnas.blocks.row import Row
 
 FASTVIT_HEAD_DIM = 32
 POSITIONS = ("relative", "distance", "conv", "none")
@@ -96,15 +105,15 @@ class GlobalAttention(nn.Module):
                     width, mlp_ratio=expand, drop_path=rate, layer_scale_init_value=LAYER_SCALE_INIT
                 )
                 return made
-            bias = None
+            bias: PositionBias | None = None
             if position == "relative":
-                bias = relative_bias(resolution, num_heads)
+                bias = RelativeBias(resolution, num_heads)
             elif position == "distance":
-                bias = distance_bias(resolution, num_heads)
+                bias = DistanceBias(resolution, num_heads)
             attention = SelfAttention(width, num_heads, head_dim, bias, value_dim=int(value_ratio * head_dim))
             return PreNormBlock(width, attention, expand, rate, eps=eps, layer_scale=layer_scale)
 
-        self.blocks = nn.Sequential(*map(block, rates_for(depth, drop_path)))
+        self.blocks = Row(*map(block, rates_for(depth, drop_path)))
 
     @staticmethod
     def check(
@@ -147,5 +156,5 @@ class GlobalAttention(nn.Module):
         tokens: Tensor = x.flatten(2).transpose(1, 2)  # (B, H*W, C)
         if self.class_token is not None:
             tokens = torch.cat((self.class_token.expand(B, -1, -1), tokens), dim=1)
-        tokens = self.blocks(tokens.unsqueeze(1)).squeeze(1)
+        tokens = self.blocks(tokens.unsqueeze(1), H, W).squeeze(1)
         return tokens if self.class_token is not None else to_map(tokens, H, W)

@@ -11,12 +11,13 @@ from timm.layers import DropPath, get_act_layer
 from timm.models.levit import LevitMlp, LinearNorm
 from torch import Tensor, nn
 
-from hybridnas.blocks.attention import PositionBias, attend, distance_bias, to_map
+from hybridnas.blocks.attention import DistanceBias, attend, to_map
 from hybridnas.blocks.options import check_act, check_count, check_expand, check_ratio, rates_for
+from hybridnas.blocks.row import Row
 
 
 class LevitAttention(nn.Module):
-    """(B, N, in_width) -> (B, queries, width): every `stride`-th position of each side asks, all answer.
+    """(B, H*W, in_width) -> (B, queries, width): every `stride`-th position of each side asks, all answer.
 
     The shrinking form (figure 5) has its queries from the positions that remain, and no shortcut.
     """
@@ -35,30 +36,29 @@ class LevitAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.dims = [key_dim, key_dim, value_dim] if stride == 1 else [key_dim, value_dim]
-        self.resolution = resolution
         self.stride = stride
         self.qkv = LinearNorm(in_width, num_heads * sum(self.dims))
         self.query = LinearNorm(in_width, num_heads * key_dim) if stride > 1 else None
-        self.bias: PositionBias = distance_bias(resolution, num_heads, stride)
+        self.bias = DistanceBias(resolution, num_heads, stride)
         self.act = get_act_layer(act)()
         self.proj = LinearNorm(num_heads * value_dim, width, bn_weight_init=0 if stride == 1 else 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         # (B, heads, N, D) each
         parts = self.qkv(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2).split(self.dims, dim=-1)
         if self.query is None:
             q, k, v = parts
         else:
             k, v = parts
-            remaining = x.unflatten(1, (self.resolution, -1))[:, :: self.stride, :: self.stride].flatten(1, 2)
+            remaining = x.unflatten(1, (height, width))[:, :: self.stride, :: self.stride].flatten(1, 2)
             q = self.query(remaining).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        x = attend(q, k, v, self.bias().to(q.dtype))
+        x = attend(q, k, v, self.bias(height, width).to(q.dtype))
         out: Tensor = self.proj(self.act(x.transpose(1, 2).flatten(2)))
         return out
 
 
 class LevitBlock(nn.Module):
-    """x + attention(x), then x + mlp(x), on tokens (B, N, C)."""
+    """x + attention(x), then x + mlp(x), on tokens (B, H*W, C)."""
 
     def __init__(self, width: int, attention: LevitAttention, expand: float, act: str, drop_path: float) -> None:
         super().__init__()
@@ -66,8 +66,8 @@ class LevitBlock(nn.Module):
         self.mlp = LevitMlp(width, int(width * expand), act_layer=get_act_layer(act))
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.attention(x))
+    def forward(self, x: Tensor, height: int, width: int) -> Tensor:
+        x = x + self.drop_path(self.attention(x, height, width))
         out: Tensor = x + self.drop_path(self.mlp(x))
         return out
 
@@ -111,7 +111,7 @@ class LeViT(nn.Module):
             act=act,
         )
         value_dim = int(value_ratio * key_dim)
-        self.blocks = nn.Sequential(
+        self.blocks = Row(
             *(
                 LevitBlock(
                     width,
@@ -144,5 +144,6 @@ class LeViT(nn.Module):
         check_act(act)
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens: Tensor = self.blocks(x.flatten(2).transpose(1, 2))  # (B, H*W, C)
-        return to_map(tokens, *x.shape[2:])
+        height, width = x.shape[2:]
+        tokens: Tensor = self.blocks(x.flatten(2).transpose(1, 2), height, width)  # (B, H*W, C)
+        return to_map(tokens, height, width)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from hybridnas.blocks.attention import PreNormBlock, SelfAttention, check_heads
 from hybridnas.blocks.fold import fold_into_next
 from hybridnas.blocks.options import check_count, check_expand, check_kernel, rates_for
+from hybridnas.blocks.row import Row
 
 
 class LocalAggregation(nn.Module):
@@ -88,7 +89,7 @@ class LGLBlock(nn.Module):
         return out.permute(0, 3, 1, 2)
 
 
-class LGL(nn.Sequential):
+class LGL(Row):
     """A stage of local-global-local blocks.
 
     Args:

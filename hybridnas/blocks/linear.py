@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hybridnas.blocks.attention import check_heads
 from hybridnas.blocks.mbconv import fewer_norms
 from hybridnas.blocks.options import check_act, check_expand, check_kernel, rates_for
+from hybridnas.blocks.row import Row
 
 
 class LinearBlock(nn.Module):
@@ -31,7 +32,7 @@ class LinearBlock(nn.Module):
         return out
 
 
-class LinearAttention(nn.Sequential):
+class LinearAttention(Row):
     """A stage of ReLU linear attention over the map as it is and over a `scale` x `scale` neighbourhood of it."""
 
     def __init__(

@@ -18,6 +18,7 @@ from timm.models.maxxvit import MaxxVitConvCfg, MbConvBlock
 from torch import nn
 
 from hybridnas.blocks.options import check_act, check_expand, check_kernel, check_one_of, rates_for
+from hybridnas.blocks.row import Row
 
 STYLES = ("efficientnet", "mobilenetv3", "efficientvit", "coatnet", "coatnet_0_rw")
 
@@ -128,7 +129,7 @@ def round_up(module: nn.Module) -> None:
             part.count_include_pad = False
 
 
-class MBConv(nn.Sequential):
+class MBConv(Row):
     """A stage of inverted residuals: expand 1x1, depthwise, squeeze-excite, project 1x1, each with batch norm.
 
     Args:

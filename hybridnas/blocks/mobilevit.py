@@ -11,14 +11,14 @@ from functools import partial
 from timm.layers import ConvNormAct, get_act_layer
 from timm.models.byobnet import LayerFn
 from timm.models.mobilevit import MobileVitBlock
-from torch import nn
 
 from hybridnas.blocks.options import check_act, check_count, check_expand, check_kernel, check_ratio, rates_for
+from hybridnas.blocks.row import Row
 
 NUM_HEADS = 4
 
 
-class MobileViT(nn.Sequential):
+class MobileViT(Row):
     """A stage of MobileViT blocks.
 
     Args:

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import torch
 from timm.layers import ConvNormAct
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 
-from hybridnas.blocks.attention import PreNormBlock, attend, check_heads, relative_bias
+from hybridnas.blocks.attention import PreNormBlock, attend, check_heads
 from hybridnas.blocks.options import check_count, check_expand, check_kernel, rates_for
-from hybridnas.blocks.window import merge_windows, split_windows, window_mask
+from hybridnas.blocks.row import Row
+from hybridnas.blocks.window import WindowBias, merge_windows, pad_to_windows, split_windows
 
 
 class DualPath(nn.Module):
@@ -25,14 +25,12 @@ class DualPath(nn.Module):
         super().__init__()
         half = width // 2
         self.window = window
-        self.padding = -resolution % window
         self.head_dim = head_dim
         self.num_heads = check_heads(half, head_dim)
-        mask = window_mask(resolution, window, shift=0) if self.padding else None
 
         self.into_attention = nn.Sequential(nn.Linear(width, half), nn.LayerNorm(half))
         self.qkv = nn.Linear(half, 3 * half)
-        self.bias = relative_bias(window, self.num_heads, mask)
+        self.bias = WindowBias(resolution, self.num_heads, window)
         self.attention_norm = nn.LayerNorm(half)
 
         self.into_conv = nn.Sequential(nn.Linear(width, width), nn.LayerNorm(width))
@@ -72,21 +70,21 @@ class DualPath(nn.Module):
     def attend(self, x: Tensor, channels: Tensor | None) -> Tensor:
         """Window attention, (B, H, W, C/2) to the same; `channels` (B, C/2, 1, 1) weighs the values."""
         B, H, W, C = x.shape  # noqa: N806
-        if self.padding:
-            x = F.pad(x, (0, 0, 0, self.padding, 0, self.padding))
-        side = x.shape[1]
+        x = pad_to_windows(x, self.window)
+        height, width = x.shape[1:3]
         qkv = self.qkv(split_windows(x, self.window))  # (B, G, N, 3C)
         q, k, v = qkv.chunk(3, dim=-1)
         if channels is not None:
             v = v * channels.view(B, 1, 1, C)
         G, N = q.shape[1:3]  # noqa: N806
-        shape = (B, G * self.num_heads) if self.bias.masked else (B * G, self.num_heads)
+        bias = self.bias(H, W)
+        shape = (B * G, self.num_heads) if bias.shape[0] == self.num_heads else (B, G * self.num_heads)
         q, k, v = (
             part.unflatten(-1, (self.num_heads, -1)).transpose(2, 3).reshape(*shape, N, -1) for part in (q, k, v)
         )
-        x = attend(q, k, v, self.bias().to(q.dtype))
+        x = attend(q, k, v, bias.to(q.dtype))
         x = x.view(B, G, self.num_heads, N, -1).transpose(2, 3).flatten(3)
-        return merge_windows(x, side, self.window)[:, :H, :W]
+        return merge_windows(x, height, width, self.window)[:, :H, :W]
 
 
 class Gate(nn.Sequential):
@@ -129,7 +127,7 @@ class Parallel(nn.Module):
         super().__init__()
         self.check(width, resolution, window=window, head_dim=head_dim, kernel=kernel, expand=expand)
         window = min(window, resolution)
-        self.blocks = nn.Sequential(
+        self.blocks = Row(
             *(
                 PreNormBlock(
                     width, DualPath(width, head_dim, resolution, window, kernel, interact), expand, rate, eps=1e-5

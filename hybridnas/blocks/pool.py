@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from timm.models.efficientformer import MetaBlock2d
-from torch import nn
 
 from hybridnas.blocks.options import LAYER_SCALE_INIT, check_expand, check_kernel, rates_for
+from hybridnas.blocks.row import Row
 
 
-class Pool(nn.Sequential):
+class Pool(Row):
     """A stage of blocks that mix positions by average pooling of `kernel` x `kernel`."""
 
     def __init__(

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from timm.models.fastvit import RepMixerBlock
-from torch import nn
 
 from hybridnas.blocks.options import LAYER_SCALE_INIT, check_expand, check_kernel, rates_for
+from hybridnas.blocks.row import Row
 
 
-class RepMixer(nn.Sequential):
+class RepMixer(Row):
     """A stage of RepMixer blocks: the reparameterised mixer, then a feed-forward with a 7x7 depthwise convolution."""
 
     def __init__(

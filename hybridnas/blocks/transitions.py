@@ -15,7 +15,7 @@ from timm.models.levit import LevitMlp
 from timm.models.swin_transformer import PatchMerging
 from torch import Tensor, nn
 
-from hybridnas.blocks.attention import SelfAttention, check_heads, relative_bias, to_map
+from hybridnas.blocks.attention import RelativeBias, SelfAttention, check_heads, to_map
 from hybridnas.blocks.bottleneck import bottleneck, check_bottleneck
 from hybridnas.blocks.levit import LevitAttention
 from hybridnas.blocks.mbconv import check_inverted_residual, inverted_residual
@@ -167,7 +167,7 @@ class TransformerTransition(nn.Module):
         super().__init__()
         self.check(in_width, width, stride, resolution, head_dim=head_dim, expand=expand)
         num_heads = in_width // head_dim
-        bias = relative_bias(math.ceil(resolution / stride), num_heads)
+        bias = RelativeBias(math.ceil(resolution / stride), num_heads)
         self.pool = halve() if stride == 2 else nn.Identity()
         self.shortcut = nn.Conv2d(in_width, width, 1) if in_width != width else nn.Identity()
         self.norm1 = LayerNorm2d(in_width, eps=1e-6)
@@ -186,10 +186,10 @@ class TransformerTransition(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         shortcut = self.shortcut(self.pool(x)).flatten(2).transpose(1, 2)  # (B, N, C)
         x = self.pool(self.norm1(x))
-        side = x.shape[2:]
-        x = shortcut + self.attention(x.flatten(2).transpose(1, 2).unsqueeze(1)).squeeze(1)
+        height, width = x.shape[2:]
+        x = shortcut + self.attention(x.flatten(2).transpose(1, 2).unsqueeze(1), height, width).squeeze(1)
         x = x + self.mlp(self.norm2(x))
-        return to_map(x, *side)
+        return to_map(x, height, width)
 
 
 class PoolTransition(nn.Sequential):
@@ -245,7 +245,6 @@ class LevitTransition(nn.Module):
             in_width, width, in_width // key_dim, key_dim, int(value_ratio * key_dim), resolution, act, stride
         )
         self.mlp = LevitMlp(width, int(width * expand), act_layer=get_act_layer(act))
-        self.side = math.ceil(resolution / stride)
 
     @staticmethod
     def check(
@@ -271,9 +270,10 @@ class LevitTransition(nn.Module):
             raise ValueError(f"key_dim must be at most the width that comes in, {in_width}, got {key_dim}")
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.attention(x.flatten(2).transpose(1, 2))
+        height, width = x.shape[2:]
+        x = self.attention(x.flatten(2).transpose(1, 2), height, width)
         x = x + self.mlp(x)
-        return to_map(x, self.side, self.side)
+        return to_map(x, math.ceil(height / 2), math.ceil(width / 2))
 
 
 def halve() -> nn.Module:

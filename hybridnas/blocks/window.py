@@ -12,8 +12,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from hybridnas.blocks.attention import PreNormBlock, SelfAttention, check_heads, relative_bias, visibility
+from hybridnas.blocks.attention import (
+    PositionBias,
+    PreNormBlock,
+    SelfAttention,
+    check_heads,
+    relative_index,
+    visibility,
+)
 from hybridnas.blocks.options import check_count, check_expand, rates_for
+from hybridnas.blocks.row import Row
+
+
+class WindowBias(PositionBias):
+    """By offset with sign, inside windows of a side x side map; masks the padding, and what a shift brought together."""
+
+    def __init__(self, side: int, num_heads: int, window: int, shift: int = 0) -> None:
+        mask = window_mask(side, side, window, shift)
+        super().__init__(num_heads, side, relative_index(window, window), 2 * window - 1, mask)
+        self.window = window
+        self.shift = shift
+
+    def elsewhere(self, height: int, width: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        mask = window_mask(height, width, self.window, self.shift)
+        return self.table, self.index, None if mask is None else mask.to(self.table)
 
 
 class ShiftedWindow(nn.Module):
@@ -23,22 +45,19 @@ class ShiftedWindow(nn.Module):
         super().__init__()
         self.window = window
         self.shift = shift
-        self.padding = -resolution % window
-        masked = shift or self.padding
-        mask = window_mask(resolution, window, shift) if masked else None
         num_heads = check_heads(width, head_dim)
-        self.attention = SelfAttention(width, num_heads, head_dim, relative_bias(window, num_heads, mask))
+        self.attention = SelfAttention(width, num_heads, head_dim, WindowBias(resolution, num_heads, window, shift))
 
     def forward(self, x: Tensor) -> Tensor:
         H, W = x.shape[1:3]  # noqa: N806
-        if self.padding:
-            x = F.pad(x, (0, 0, 0, self.padding, 0, self.padding))
+        x = pad_to_windows(x, self.window)
+        height, width = x.shape[1:3]
         if self.shift:
             x = torch.roll(x, (-self.shift, -self.shift), dims=(1, 2))
-        x = merge_windows(self.attention(split_windows(x, self.window)), x.shape[1], self.window)
+        x = merge_windows(self.attention(split_windows(x, self.window), H, W), height, width, self.window)
         if self.shift:
             x = torch.roll(x, (self.shift, self.shift), dims=(1, 2))
-        return x[:, :H, :W] if self.padding else x
+        return x[:, :H, :W] if (height, width) != (H, W) else x
 
 
 class WindowAttention(nn.Module):
@@ -59,7 +78,7 @@ class WindowAttention(nn.Module):
         self.check(width, resolution, window=window, head_dim=head_dim, expand=expand)
         window = min(window, resolution)  # one window covers the map: nothing to shift into
         shift = window // 2 if window < resolution else 0
-        self.blocks = nn.Sequential(
+        self.blocks = Row(
             *(
                 PreNormBlock(
                     width, ShiftedWindow(width, head_dim, resolution, window, shift * (i % 2)), expand, rate, eps=1e-5
@@ -87,23 +106,32 @@ def split_windows(x: Tensor, window: int) -> Tensor:
     return x.reshape(B, -1, window * window, C)
 
 
-def merge_windows(x: Tensor, side: int, window: int) -> Tensor:
-    """Undo `split_windows` for a square map: (B, G, N, C) -> (B, side, side, C)."""
+def merge_windows(x: Tensor, height: int, width: int, window: int) -> Tensor:
+    """Undo `split_windows`: (B, G, N, C) -> (B, height, width, C)."""
     B, C = x.shape[0], x.shape[-1]  # noqa: N806
-    count = side // window
-    x = x.view(B, count, count, window, window, C).transpose(2, 3)
-    return x.reshape(B, side, side, C)
+    x = x.view(B, height // window, width // window, window, window, C).transpose(2, 3)
+    return x.reshape(B, height, width, C)
 
 
-def window_mask(resolution: int, window: int, shift: int) -> Tensor:
+def pad_to_windows(x: Tensor, window: int) -> Tensor:
+    """Zero-pad the bottom and right of (B, H, W, C) up to a multiple of `window`."""
+    bottom, right = -x.shape[1] % window, -x.shape[2] % window
+    return F.pad(x, (0, 0, 0, right, 0, bottom)) if bottom or right else x
+
+
+def window_mask(height: int, width: int, window: int, shift: int) -> Tensor | None:
     """Additive mask (G, N, N): after padding and the cyclic shift, only positions that were neighbours may attend.
 
-    Padding forms a region of its own, so that no row is masked as a whole.
+    Padding forms a region of its own, so that no row is masked as a whole. None where there is neither.
     """
-    side = resolution + -resolution % window
-    position = (torch.arange(side) + shift) % side  # where the rolled row came from
-    wrapped = (position < shift).long()
-    region = 2 * wrapped.unsqueeze(1) + wrapped.unsqueeze(0)
-    padded = position >= resolution
-    region = region.masked_fill(padded.unsqueeze(1) | padded.unsqueeze(0), 4)
-    return visibility(split_windows(region.view(1, side, side, 1), window).view(-1, window * window))
+    if not shift and height % window == 0 and width % window == 0:
+        return None
+    wrapped, padded = [], []
+    for side in (height, width):
+        whole = side + -side % window
+        position = (torch.arange(whole) + shift) % whole  # where the rolled row came from
+        wrapped.append(position < shift)
+        padded.append(position >= side)
+    region = 2 * wrapped[0].long().unsqueeze(1) + wrapped[1].long().unsqueeze(0)  # (height, width), both padded
+    region = region.masked_fill(padded[0].unsqueeze(1) | padded[1].unsqueeze(0), 4)
+    return visibility(split_windows(region[None, :, :, None], window).view(-1, window * window))

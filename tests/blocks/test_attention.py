@@ -6,7 +6,7 @@ import pytest
 import torch
 from forms import randomise
 
-from hybridnas.blocks.attention import SelfAttention, distance_bias, relative_bias
+from hybridnas.blocks.attention import DistanceBias, RelativeBias, SelfAttention
 from hybridnas.blocks.global_attention import GlobalAttention
 from hybridnas.blocks.levit import LevitAttention
 from hybridnas.blocks.window import ShiftedWindow, WindowAttention
@@ -112,9 +112,9 @@ def test_window_attention_is_the_slow_reference(resolution, window, shifted):
 @pytest.mark.parametrize(
     ("bias", "row_of", "value_dim"),
     [
-        (relative_bias, relative_row, HEAD_DIM),
-        (distance_bias, distance_row, HEAD_DIM),
-        (distance_bias, distance_row, 7),
+        (RelativeBias, relative_row, HEAD_DIM),
+        (DistanceBias, distance_row, HEAD_DIM),
+        (DistanceBias, distance_row, 7),
     ],
     ids=["relative", "distance", "distance with wide values"],
 )
@@ -215,7 +215,7 @@ def test_levit_attention_is_the_slow_reference(side, stride):
     module = randomise(LevitAttention(WIDTH, 10, 2, 3, 5, side, "hard_swish", stride)).eval()
     x = torch.randn(2, side * side, WIDTH)
     with torch.no_grad():
-        found = module(x)
+        found = module(x, side, side)
         expected = torch.stack([levit_reference(one, module, side, stride) for one in x])
     assert found.shape == (2, math.ceil(side / stride) ** 2, 10)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

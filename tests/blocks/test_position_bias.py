@@ -9,7 +9,7 @@ import pytest
 import torch
 from forms import deployed, features, make, randomise
 
-from hybridnas.blocks.attention import relative_bias
+from hybridnas.blocks.attention import RelativeBias
 
 FAMILIES = ["window", "global", "levit", "parallel"]  # at 10: with a mask and without
 
@@ -22,7 +22,7 @@ def fresh(bias):
 @pytest.fixture
 def bias():
     """One that has kept what it gathered."""
-    bias = randomise(relative_bias(3, 2)).eval()
+    bias = randomise(RelativeBias(3, 2)).eval()
     with torch.no_grad():
         assert bias() is bias()  # else there is nothing to be stale
     return bias
@@ -120,7 +120,7 @@ def test_the_bias_has_the_type_of_its_table(bias, dtype):
 def test_what_is_kept_is_neither_saved_nor_copied(bias):
     assert list(bias.state_dict()) == ["table"]
     kept_bytes = 2 * 9 * 9 * 4
-    for other in (relative_bias(3, 2), copy.deepcopy(bias)):
+    for other in (RelativeBias(3, 2), copy.deepcopy(bias)):
         assert abs(len(pickle.dumps(bias)) - len(pickle.dumps(other))) < kept_bytes / 4
 
 
