@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from timm.layers import trunc_normal_
+from timm.layers import register_notrace_module, trunc_normal_
 from timm.models.fastvit import AttentionBlock, RepConditionalPosEnc
 from torch import Tensor, nn
 
@@ -38,6 +38,7 @@ FASTVIT_HEAD_DIM = 32
 POSITIONS = ("relative", "distance", "conv", "none")
 
 
+@register_notrace_module  # what it does depends on the size of the map
 class GlobalAttention(nn.Module):
     """A stage of global-attention blocks, flattened to tokens once.
 

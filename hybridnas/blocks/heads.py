@@ -3,13 +3,16 @@
     head(width, num_classes, **options): (B, width, H, W) -> (B, num_classes)
 
 A stage with a class token hands over tokens (B, 1 + H*W, width) instead: then that token counts, not the average.
-With `num_classes` 0 a head ends in the features that its classifier would get. The keyword-only arguments are options.
+With `num_classes` 0 a head ends in the `num_features` features that its `classifier` would get; `drop` comes before
+that, and `reset(num_classes)` makes a fresh one. The keyword-only arguments are options.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
-from timm.layers import ConvNormAct, LayerNorm2d, get_act_layer
+from timm.layers import ConvNormAct, LayerNorm2d, get_act_layer, register_notrace_module
 from timm.models.fastvit import MobileOneBlock
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -30,6 +33,7 @@ def as_map(x: Tensor) -> Tensor:
     return x[:, 0, :, None, None] if x.ndim == 3 else x
 
 
+@register_notrace_module  # what it does depends on the number of dimensions
 class LinearHead(nn.Module):
     """Pooling, a norm, and a linear layer.
 
@@ -52,21 +56,28 @@ class LinearHead(nn.Module):
         check_one_of("norm", norm, NORMS)
         check_count("classifiers", classifiers)
         check_eps(eps)
-        if classifiers > 1 and not num_classes:
-            classifiers = 1
+        self.num_features = width
         self.layer_before = norm == "layer_before"
         self.norm: nn.Module = nn.Identity()
         if norm.startswith("layer"):
             self.norm = nn.LayerNorm(width, eps=eps)
         elif norm == "batch_before":
             self.norm = nn.BatchNorm2d(width, eps=eps)
-        self.norms = nn.ModuleList(
-            nn.BatchNorm1d(width, eps=eps) if norm == "batch" and num_classes else nn.Identity()
-            for _ in range(classifiers)
-        )
+        self.drop: nn.Module = nn.Identity()
+        self._num_classifiers = classifiers
+        self._make_norm = partial(nn.BatchNorm1d, width, eps=eps) if norm == "batch" else nn.Identity
+        self.reset(num_classes)
+
+    def reset(self, num_classes: int) -> None:
+        count = self._num_classifiers if num_classes else 1
+        self.norms = nn.ModuleList(self._make_norm() if num_classes else nn.Identity() for _ in range(count))
         self.classifiers = nn.ModuleList(
-            nn.Linear(width, num_classes) if num_classes else nn.Identity() for _ in range(classifiers)
+            nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity() for _ in range(count)
         )
+
+    @property
+    def classifier(self) -> nn.Module:
+        return self.classifiers[0] if len(self.classifiers) == 1 else self.classifiers
 
     @torch.no_grad()
     def reparameterize(self) -> None:
@@ -96,11 +107,38 @@ class LinearHead(nn.Module):
             x = self.norm(pool(x))
         if pre_logits:
             return x
+        x = self.drop(x)
         scores = [layer(norm(x)) for norm, layer in zip(self.norms, self.classifiers, strict=True)]
         return scores[0] if len(scores) == 1 else torch.stack(scores).mean(0)
 
 
-class ConvHead(nn.Module):
+@register_notrace_module
+class FcHead(nn.Module):
+    """What the heads with one classifier, `fc`, share."""
+
+    num_features: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop: nn.Module = nn.Identity()
+
+    def reset(self, num_classes: int) -> None:
+        self.fc = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+
+    @property
+    def classifier(self) -> nn.Module:
+        return self.fc
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the classifier gets: (B, num_features)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        x = self.features(x)
+        return x if pre_logits else self.fc(self.drop(x))
+
+
+class ConvHead(FcHead):
     """A 1x1 convolution that widens, pooling, perhaps a hidden layer, a linear layer.
 
     Args:
@@ -143,14 +181,15 @@ class ConvHead(nn.Module):
         elif hidden:  # a convolution, as in timm's MobileNetV3: a linear layer would differ in the last digits
             as_one_position = nn.Unflatten(1, (features, 1, 1))
             self.hidden = nn.Sequential(as_one_position, nn.Conv2d(features, hidden, 1), act_layer(), nn.Flatten(1))
-        self.fc = nn.Linear(hidden or features, num_classes) if num_classes else nn.Identity()
+        self.num_features = hidden or features
+        self.reset(num_classes)
 
-    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        x = self.hidden(pool(self.conv(as_map(x))))
-        return x if pre_logits else self.fc(x)
+    def features(self, x: Tensor) -> Tensor:
+        out: Tensor = self.hidden(pool(self.conv(as_map(x))))
+        return out
 
 
-class MobileOneHead(nn.Module):
+class MobileOneHead(FcHead):
     """A reparameterised depthwise convolution that widens, with squeeze-excite, pooling, a linear layer.
 
     FastViT (Vasu et al., 2023, arXiv:2303.14189, figure 2), with `expand` times the width.
@@ -160,11 +199,11 @@ class MobileOneHead(nn.Module):
         super().__init__()
         check_count("expand", expand)
         self.conv = MobileOneBlock(width, width * expand, 3, group_size=1, use_se=True)
-        self.fc = nn.Linear(width * expand, num_classes) if num_classes else nn.Identity()
+        self.num_features = width * expand
+        self.reset(num_classes)
 
-    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        x = pool(self.conv(as_map(x)))
-        return x if pre_logits else self.fc(x)
+    def features(self, x: Tensor) -> Tensor:
+        return pool(self.conv(as_map(x)))
 
 
 HEADS: dict[str, type[nn.Module]] = {"linear": LinearHead, "conv": ConvHead, "mobileone": MobileOneHead}

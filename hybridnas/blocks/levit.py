@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from timm.layers import DropPath, get_act_layer
+from timm.layers import DropPath, get_act_layer, register_notrace_module
 from timm.models.levit import LevitMlp, LinearNorm
 from torch import Tensor, nn
 
@@ -72,6 +72,7 @@ class LevitBlock(nn.Module):
         return out
 
 
+@register_notrace_module  # what it does depends on the size of the map
 class LeViT(nn.Module):
     """A stage of LeViT blocks, flattened to tokens once.
 

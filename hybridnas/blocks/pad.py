@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from timm.layers import register_notrace_module
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 
+@register_notrace_module  # what it does depends on the size of the map
 class PadTo(nn.Module):
     """Zero-pad the bottom and right of (B, C, H, W) up to a multiple of `multiple`."""
 

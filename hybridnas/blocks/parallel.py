@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from timm.layers import ConvNormAct
+from timm.layers import ConvNormAct, register_notrace_module
 from torch import Tensor, nn
 
 from hybridnas.blocks.attention import PreNormBlock, attend, check_heads
@@ -18,6 +18,7 @@ from hybridnas.blocks.row import Row
 from hybridnas.blocks.window import WindowBias, merge_windows, pad_to_windows, split_windows
 
 
+@register_notrace_module  # what it does depends on the size of the map
 class DualPath(nn.Module):
     """(B, H, W, C) -> (B, H, W, C); attention and convolution each deliver half of the channels."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from timm.layers import ConvNormAct, LayerNorm2d, Mlp, get_act_layer
+from timm.layers import ConvNormAct, LayerNorm2d, Mlp, get_act_layer, register_notrace_module
 from timm.models.fastvit import MobileOneBlock, ReparamLargeKernelConv
 from timm.models.levit import LevitMlp
 from timm.models.swin_transformer import PatchMerging
@@ -147,6 +147,7 @@ class BottleneckTransition(nn.Sequential):
         check_bottleneck(kernel, ratio, act)
 
 
+@register_notrace_module  # what it does depends on the size of the map
 class TransformerTransition(nn.Module):
     """Global attention on the normed and pooled map, its shortcut pooled as it is, then a feed-forward network.
 
@@ -222,6 +223,7 @@ class ReparamTransition(nn.Sequential):
         check_count("kernel", kernel, least=3)
 
 
+@register_notrace_module  # what it does depends on the size of the map
 class LevitTransition(nn.Module):
     """Attention that shrinks the map, then a residual feed-forward network (LeViT, arXiv:2104.01136, figure 5)."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from timm.layers import register_notrace_module
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -25,7 +26,7 @@ from hybridnas.blocks.row import Row
 
 
 class WindowBias(PositionBias):
-    """By offset with sign, inside windows of a side x side map; masks the padding, and what a shift brought together."""
+    """By offset with sign, inside windows of a side x side map; padding, and what a shift joined, is masked."""
 
     def __init__(self, side: int, num_heads: int, window: int, shift: int = 0) -> None:
         mask = window_mask(side, side, window, shift)
@@ -38,6 +39,7 @@ class WindowBias(PositionBias):
         return self.table, self.index, None if mask is None else mask.to(self.table)
 
 
+@register_notrace_module  # what it does depends on the size of the map
 class ShiftedWindow(nn.Module):
     """Attention inside windows of `window` x `window` positions: (B, H, W, C) -> (B, H, W, C)."""
 
