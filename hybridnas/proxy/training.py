@@ -308,11 +308,11 @@ def rate(step: int, total: int, warm_up: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1.0, total - warm)))
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+def parameter_groups(model: HybridNet, weight_decay: float) -> list[dict[str, object]]:
     """Weights of matrices and convolutions decay; norms, biases, scales and learned positions do not."""
+    spared = model.no_weight_decay()
     decayed: list[Tensor] = []
     free: list[Tensor] = []
     for name, parameter in model.named_parameters():
-        spared = any(word in name for word in ("bias", "gamma", "class_token")) or name == "stem.position"
-        (decayed if parameter.ndim >= 2 and not spared else free).append(parameter)
+        (decayed if parameter.ndim >= 2 and name not in spared else free).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
