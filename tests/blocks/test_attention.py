@@ -130,6 +130,25 @@ def test_global_attention_is_the_slow_reference(resolution, bias, row_of, value_
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("shift", [0, 2])
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 10), (3, 12)])
+def test_windows_on_a_map_of_another_size_see_what_they_should(height, width, shift):
+    module = randomise(ShiftedWindow(WIDTH, HEAD_DIM, 8, 4, shift)).eval()
+
+    def window(place):
+        return (place[0] - shift) // 4, (place[1] - shift) // 4
+
+    x = torch.randn(1, height, width, WIDTH)
+    with torch.no_grad():
+        before = module(x)
+        for place in [(0, 0), (height - 1, width - 1), (2, 5)]:
+            nudged = x.clone()
+            nudged[0, place[0], place[1]] += torch.randn(WIDTH)
+            changed = (module(nudged) != before).any(-1)[0]
+            expected = [[window((y, x)) == window(place) for x in range(width)] for y in range(height)]
+            assert changed.tolist() == expected
+
+
 def test_attention_without_bias_sees_no_positions():
     """Tokens in another order give the same results in that order."""
     attention = randomise(SelfAttention(WIDTH, HEADS, HEAD_DIM, None)).eval()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from forms import deployed, features, make, randomise
 
-from hybridnas.blocks.attention import RelativeBias
+from hybridnas.blocks.attention import DistanceBias, RelativeBias, distance_index, relative_index
 
 FAMILIES = ["window", "global", "levit", "parallel"]  # at 10: with a mask and without
 
@@ -154,3 +154,32 @@ def test_the_deploy_form_keeps_the_bias_in_its_state_dict(name):
     fused = deployed(randomise(make(name, 10)))
     names = [key for key in fused.state_dict() if "bias." in key]
     assert names and all(key.endswith("bias.gathered") for key in names)
+
+
+@pytest.mark.parametrize(("height", "width"), [(3, 3), (2, 5), (4, 1)])
+def test_the_rows_of_offsets_on_any_rectangle(height, width):
+    places = [(y, x) for y in range(height) for x in range(width)]
+    signed = [[(v - y + height - 1) * (2 * width - 1) + u - x + width - 1 for y, x in places] for v, u in places]
+    assert relative_index(height, width).tolist() == signed
+    askers = [(y, x) for y, x in places if y % 2 == x % 2 == 0]
+    absolute = [[abs(v - y) * width + abs(u - x) for y, x in places] for v, u in askers]
+    assert distance_index(height, width, stride=2).tolist() == absolute
+
+
+@pytest.mark.parametrize("bias", [RelativeBias(3, 2), DistanceBias(3, 2), DistanceBias(3, 2, stride=2)])
+def test_elsewhere_the_bias_is_interpolated(bias):
+    queries = 8 if getattr(bias, "stride", 1) == 1 else 2
+    assert bias(2, 4).shape == (2, queries, 8)
+    bias(2, 4).sum().backward()
+    assert bias.table.grad.any()
+    with torch.no_grad():
+        bias.table.fill_(3.0)
+        torch.testing.assert_close(bias(7, 2), torch.full_like(bias(7, 2), 3.0))
+        assert torch.equal(bias(3, 3), bias())
+
+
+def test_the_deploy_form_is_for_one_size():
+    fused = deployed(RelativeBias(3, 2))
+    assert torch.equal(fused(3, 3), fused())
+    with pytest.raises(ValueError, match=r"a map of 2 x 4 and its deploy form is for 3 x 3 alone: call set_input_size"):
+        fused(2, 4)
