@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -162,6 +162,7 @@ class Architecture:
             raise ArchitectureError(f"Not an architecture: {where}: {first['msg']}.") from None
 
 
+@cache  # takes 10 ms to make
 def _adapter() -> TypeAdapter[Architecture]:
     return TypeAdapter(Architecture)
 
