@@ -39,6 +39,7 @@ from hybridnas.files import remove_unfinished
 from hybridnas.finishing import finish_run
 from hybridnas.locks import owned
 from hybridnas.proxy.training import Recipe, Trainer
+from hybridnas.report.explorer import write_explorer
 from hybridnas.report.figures import draw_pareto
 from hybridnas.report.progress import SearchDisplay, say, telling
 from hybridnas.report.tables import front_table, summary
@@ -160,6 +161,7 @@ def run_search(
                 finish_run(folder, search, lambda: end - finish - time.monotonic(), display.say)
     run = Run.load(folder)
     draw_pareto(run, folder / "pareto.png")
+    write_explorer(run, folder / "explorer.html")
     console.print(front_table(run))
     console.print(summary(run), highlight=False)
     for timer in timers:
@@ -171,7 +173,8 @@ def run_search(
                 f"of then: its reference network in {timer.reference_ms:.3g} ms.",
                 style="bold",
             )
-    console.print(f"Written: {folder}/best (model.py loads it), trials.csv, pareto.csv, pareto.png", highlight=False)
+    written = "best (model.py loads it), trials.csv, pareto.csv, pareto.png, explorer.html"
+    console.print(f"Written: {folder}/{written}", highlight=False)
     return run
 
 
@@ -278,7 +281,9 @@ def _drawn_if_stopped(folder: Path) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, TargetError):
         if (folder / "trials.csv").is_file():
-            draw_pareto(Run.load(folder), folder / "pareto.png")
+            stopped = Run.load(folder)
+            draw_pareto(stopped, folder / "pareto.png")
+            write_explorer(stopped, folder / "explorer.html")
         raise
 
 

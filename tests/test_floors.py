@@ -177,7 +177,7 @@ def test_the_rule_itself(importer, imported, allowed):
     assert (complaint(importer, imported) is None) == allowed
 
 
-@pytest.mark.parametrize("heavy", ["torch", "timm", "optuna"])
+@pytest.mark.parametrize("heavy", ["torch", "timm", "optuna", "plotly"])
 def test_importing_the_package_imports_nothing_heavy(heavy):
     program = "import hybridnas, json, sys; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

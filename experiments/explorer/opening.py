@@ -68,7 +68,7 @@ def made_up_run(folder: Path, num_trials: int, trained_share: float) -> Run:
 
 
 def seconds(page_file: Path) -> dict[str, float]:
-    """From the address to the page's own word that all is drawn; then of one move, one sort and one click, each drawn."""
+    """Until the page says that all is drawn; then those of one move of a slider, one sort and one click, each drawn."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
@@ -87,9 +87,10 @@ def seconds(page_file: Path) -> dict[str, float]:
             ("clicked", "document.querySelector('#table tbody tr').click()"),
         ):
             # Drawn: two frames after all that the action set off, the delayed drawing of the plot, too.
-            wait = "await new Promise((done) => setTimeout(() => requestAnimationFrame(() => requestAnimationFrame(done)), 50));"
+            frames = "requestAnimationFrame(() => requestAnimationFrame(done))"
+            wait = f"await new Promise((done) => setTimeout(() => {frames}, 50));"
             found[name] = page.evaluate(
-                f"async () => {{ const t = performance.now(); {action}; {wait} return (performance.now() - t) / 1000; }}"
+                f"async () => {{ const t = performance.now(); {action}; {wait} return (performance.now() - t) / 1e3; }}"
             )
         browser.close()
     return found

@@ -14,10 +14,11 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
-    """Print the front of a run and draw its pareto.png again."""
+    """Print the front of a run, and draw its pareto.png and explorer.html again."""
     from rich.console import Console
 
     from hybridnas.errors import RunError
+    from hybridnas.report.explorer import write_explorer
     from hybridnas.report.figures import draw_pareto
     from hybridnas.report.tables import front_table, summary
     from hybridnas.study.run import Run
@@ -29,7 +30,8 @@ def report(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> Non
     console.print(front_table(found))
     console.print(summary(found), highlight=False)
     draw_pareto(found, folder / "pareto.png")
-    console.print(f"Written: {folder}/pareto.png", highlight=False)
+    write_explorer(found, folder / "explorer.html")
+    console.print(f"Written: {folder}/pareto.png, explorer.html", highlight=False)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 // An architecture from the image down to the classes: a slab a block, as wide as its feature map has pixels (on a scale of
 // octaves), between them what joins them; beside it what each part is, and its milliseconds.
 
-const GLYPH = 96, WORDS = 112, RIGHT = 400, BAR = 84, JOINT = 16, SLAB = 10, SLAB_GAP = 3, STACK = 78;
+const GLYPH = 96, WORDS = 112, RIGHT = 400, BAR = 84, JOINT = 16, SLAB = 12, SLAB_GAP = 3, STACK = 78;
 
 function partsOf(trial) {
   const { stem, stages, head, image_size } = trial.architecture;
@@ -46,7 +46,7 @@ function drawing(trial, families) {
     const lines = [part.about, part.options].filter(Boolean);
     const high = part.blocks ? Math.min(SLAB, (STACK - (part.blocks - 1) * SLAB_GAP) / part.blocks) : 0;
     const slab = Math.max(2, high), gap = part.blocks > 8 ? 1.5 : SLAB_GAP;
-    const stack = part.blocks * (slab + gap), text = 17 + 16 * lines.length;
+    const stack = part.blocks * (slab + gap), text = Math.max(17 + 16 * lines.length, times ? 28 : 0);
     for (let block = 0; block < part.blocks; block++) {
       canvas.append(svg("rect", { x: middle - now / 2, y: y + block * (slab + gap), width: now, height: slab, rx: 2,
         class: "slab", fill: part.family ? families[part.family] || "#888888" : "#888888" }));

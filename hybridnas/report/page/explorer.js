@@ -6,7 +6,6 @@
   const facts = JSON.parse(document.getElementById("facts").textContent);
   const at = (id) => document.getElementById(id);
   const STEPS = 200;
-  facts.texts = facts.trials.map((trial) => markerText(facts, trial));
   const columns = columnsOf(facts);
   const state = {
     axis: 0,
@@ -46,7 +45,7 @@
     return found;
   }
 
-  let waiting = null;
+  let waiting = 0; // not before plotly is there
   function drawSoon() {
     if (waiting === null) waiting = setTimeout(() => { waiting = null; drawPlot(); }, 40);
   }
@@ -105,7 +104,7 @@
         box.checked ? state.statuses.add(status) : state.statuses.delete(status);
         narrowed();
       });
-      at("statuses").append(element("label", { class: "chip" }, box, `${words} `, element("span", { class: "muted" }, number.toLocaleString("en"))));
+      at("statuses").append(element("label", { class: "chip" }, box, `${words} `, element("span", { class: "muted" }, grouped(number))));
     }
   }
 
@@ -154,8 +153,8 @@
   at("name").textContent = facts.runs[0].name;
   const number = (status) => facts.trials.filter((trial) => trial.status === status && !trial.run).length;
   at("about").textContent = `${plural(number("complete"), "architecture")} of ${facts.space} trained on ${facts.data}`
-    + (number("pruned") ? `, ${number("pruned").toLocaleString("en")} more stopped early` : "")
-    + (number("infeasible") ? `, ${number("infeasible").toLocaleString("en")} over budget and never trained` : "") + ".";
+    + (number("pruned") ? `, ${grouped(number("pruned"))} more stopped early` : "")
+    + (number("infeasible") ? `, ${grouped(number("infeasible"))} over budget and never trained` : "") + ".";
   document.title = `${facts.runs[0].name} – hybridnas explorer`;
   fillTheme();
   fillAxes();
@@ -167,8 +166,11 @@
   fillTrust(at("trust"), facts);
   fillBaselines(at("baselines"), facts, select);
   fillTable();
-  drawPlot().then(() => {
+  // plotly comes last, as it takes longest: all else stands there before.
+  document.addEventListener("DOMContentLoaded", async () => {
+    await drawPlot();
+    waiting = null;
     at("plot").on("plotly_click", (event) => select(event.points[0].customdata));
-    document.documentElement.dataset.ready = "true";
+    document.documentElement.dataset.ready = Math.round(performance.now()); // milliseconds since it was asked for
   });
 })();

@@ -26,7 +26,7 @@ function fillWinner(section, facts, onSelect) {
     tile(`validation ${facts.accuracy}`, `${(100 * winner.accuracy).toFixed(1)}${margin} %`, `${seeds}, ${plural(winner.epochs, "epoch")}`),
     tile("on the test images", percent(winner.test_accuracy), "looked at once"),
     ...winner.targets.map((target) => tile(`exported, on ${shortened(target.target, 40)}`, cost(target.latency_ms_p50, "ms"),
-      (known(target.budget_ms) ? `of ${cost(target.budget_ms, "ms")} · ` : "") + `p95 ${cost(target.latency_ms_p95, "ms")}`)),
+      (known(target.budget_ms) ? `of ${bound(target.budget_ms, "ms")} · ` : "") + `p95 ${cost(target.latency_ms_p95, "ms")}`)),
     tile("multiply-adds", count(trial.costs.at(-2))),
     tile("parameters", count(trial.costs.at(-1))),
   );
@@ -56,7 +56,7 @@ function fillDetail(section, facts, state, onSelect) {
     [facts.accuracy, percent(trial.accuracy), known(trial.epochs) ? `after ${plural(trial.epochs, "epoch")}` : "not trained"],
     ...(trial.confirmed ? [["trained longer", percent(trial.confirmed.accuracy),
       `${plural(trial.confirmed.seeds, "seed")}, ${plural(trial.confirmed.epochs, "epoch")}`]] : []),
-    ...facts.axes.map((axis, i) => [axis.name, cost(costOf(trial, i), axis.unit), latencyNote(trial, i)]).filter(([, value]) => value !== "–"),
+    ...facts.axes.map((axis, i) => [axis.name, cost(costOf(trial, i), axis.unit, axis.unit === "MACs"), latencyNote(trial, i)]).filter(([, value]) => value !== "–"),
     ...(trial.seconds ? [["training took", `${figure(trial.seconds)} s`, ""]] : []),
   ];
   section.replaceChildren(
@@ -69,12 +69,12 @@ function fillDetail(section, facts, state, onSelect) {
     ...(trial.reason ? [element("p", { class: "reason" }, trial.reason)] : []),
     element("dl", { class: "figures" }, ...figures.map(([name, value, note]) =>
       element("div", {}, element("dt", {}, name), element("dd", {}, value, ...(note ? [element("small", {}, note)] : []))))),
-    element("h3", {}, trial.stage_ms ? "From the image to the classes, with the milliseconds of each part" : "From the image to the classes"),
+    element("h3", {}, trial.stage_ms ? "Stage by stage, with latency" : "Stage by stage"),
     drawing(trial, facts.families),
     element("p", { class: "muted small" }, trial.stage_ms
       ? "Milliseconds are predicted from the table of parts and scaled to the latency of the whole."
       : "The milliseconds of its parts are not known."),
-    element("h3", {}, "Take it away"),
+    element("h3", {}, "Export it"),
     command(facts.runs[trial.run].export.replaceAll("{}", trial.number)),
   );
 }
@@ -90,7 +90,7 @@ function fillBaseline(section, facts, row) {
   const figures = [
     [facts.accuracy, percent(row.accuracy), row.seeds > 1 ? `mean of ${row.seeds} seeds` : "one seed"],
     ["on the test images", percent(row.test_accuracy)],
-    ...facts.axes.map((axis, i) => [axis.name, cost(row.costs[i], axis.unit)]),
+    ...facts.axes.map((axis, i) => [axis.name, cost(row.costs[i], axis.unit, axis.unit === "MACs")]),
   ].filter(([, value]) => value !== "–");
   section.replaceChildren(
     element("h2", { tabindex: "-1" }, row.name),

@@ -28,7 +28,7 @@ function traces(facts, state, shown, colours) {
     mode: "markers",
     x: ids.map((id) => facts.trials[id].costs[state.axis]),
     y: ids.map((id) => 100 * facts.trials[id].accuracy),
-    text: ids.map((id) => facts.texts[id]),
+    text: ids.map((id) => (facts.trials[id].text ??= markerText(facts, facts.trials[id]))),
     customdata: ids,
     hoverinfo: "text",
     ...rest,
@@ -37,9 +37,10 @@ function traces(facts, state, shown, colours) {
   const { fronts } = facts.axes[state.axis];
   const found = [];
 
+  // Accuracy after fewer epochs does not compare, so what was stopped is drawn when the legend is asked for it.
   const stopped = of((trial) => trial.status === "pruned" && !trial.run);
   if (stopped.length) {
-    found.push(points(stopped, { name: "stopped early", marker: { size: 6, color: colours.faint, symbol: "circle-open", opacity: 0.7 } }));
+    found.push(points(stopped, { name: "stopped early", visible: fronts[0].length ? "legendonly" : true, marker: { size: 6, color: colours.faint, symbol: "circle-open", opacity: 0.7 } }));
   }
   found.push(points(fronts[0].filter((id) => known(facts.trials[id].costs[state.axis])), {
     ...quiet, name: "front", mode: "lines", line: { shape: "hv", dash: "dash", width: 1.4, color: colours.soft } }));
@@ -80,11 +81,11 @@ function layout(facts, state, colours, narrow) {
     xaxis: { ...line, title: { text: escaped(shortened(axis.title + (axis.unit === "ms" ? " (ms)" : ""), narrow ? 40 : 90)), standoff: 10 },
       tickformat: axis.unit === "ms" || axis.unit === "×" ? "" : "~s" },
     yaxis: { ...line, title: { text: "", standoff: 8 }, ticksuffix: " %" },
-    legend: { orientation: "h", y: -0.22, yanchor: "top", x: 0, font: { size: 12 } },
+    legend: { orientation: "h", y: -0.2, yanchor: "top", xanchor: "left", x: 0, font: { size: 12 } },
     hovermode: "closest",
     hoverlabel: { bgcolor: colours.card, bordercolor: colours.line, font: { color: colours.ink, size: 13 }, align: "left" },
     shapes: budget ? [{ type: "line", x0: axis.budget, x1: axis.budget, yref: "paper", y0: 0, y1: 1, line: { color: colours.ink, width: 1 } }] : [],
-    annotations: budget ? [{ x: axis.budget, y: 0, yref: "paper", text: `budget ${cost(axis.budget, axis.unit)}`, textangle: -90, showarrow: false,
+    annotations: budget ? [{ x: axis.budget, y: 0, yref: "paper", text: `budget ${bound(axis.budget, axis.unit)}`, textangle: -90, showarrow: false,
       xanchor: "right", yanchor: "bottom", font: { size: 11, color: colours.soft } }] : [],
     uirevision: state.axis,
   };

@@ -72,7 +72,7 @@ function fillPager(pager, page, total, onPage) {
     return made;
   };
   pager.replaceChildren(
-    element("span", { class: "muted" }, total ? `${(first + 1).toLocaleString("en")}–${last.toLocaleString("en")} of ${total.toLocaleString("en")}` : "none"),
+    element("span", { class: "muted" }, total ? `${grouped(first + 1)}–${grouped(last)} of ${grouped(total)}` : "none"),
     move("‹", page - 1, page > 0, "Previous page"),
     move("›", page + 1, last < total, "Next page"),
   );

@@ -46,7 +46,12 @@ function cost(value, unit, bare = false) {
   if (!known(value)) return "–";
   if (unit === "ms") return figure(value) + (bare ? "" : " ms");
   if (unit === "×") return `${value.toFixed(2)}${bare ? "" : " ×"}`;
-  return count(value) + (bare ? "" : ` ${unit}`);
+  return count(value) + (bare || unit === "parameters" ? "" : ` ${unit}`);
+}
+
+// A bound as somebody wrote it: 10 ms, not 10.0.
+function bound(value, unit) {
+  return unit === "ms" || unit === "×" ? `${value} ${unit}` : cost(value, unit);
 }
 
 // Layouts are written as the figures do: C-C-T-T.
@@ -63,9 +68,9 @@ function shortened(text, length) {
   return text.length > length ? `${text.slice(0, length - 1)}…` : text;
 }
 
-function plural(number, word) {
-  return `${number.toLocaleString("en")} ${word}${number === 1 ? "" : "s"}`;
-}
+const GROUPED = new Intl.NumberFormat("en"); // made once: to make it for each number took a tenth of the opening
+const grouped = (number) => GROUPED.format(number);
+const plural = (number, word) => `${grouped(number)} ${word}${number === 1 ? "" : "s"}`;
 
 // A command, and a button that copies it.
 function command(text) {
