@@ -131,9 +131,9 @@ def test_another_run_is_drawn_beside_it_where_its_figures_compare(tmp_path, run)
     latency, macs, params = found["axes"]
     # What was timed on another machine has no latency here, but the same multiply-adds.
     assert latency["fronts"] == [[0, 1, 3], [6, 7], []]
-    assert macs["fronts"] == [[0, 1, 3], [6, 7], [8]]
-    assert [(each["run"], each["number"]) for each in found["trials"][6:]] == [(1, 0), (1, 1), (2, 1)]
-    assert found["trials"][8]["costs"] == [None, 2 * 10**6, 8 * 10**4]
+    assert macs["fronts"] == [[0, 1, 3], [6, 7], [9]]
+    assert [(each["run"], each["number"]) for each in found["trials"][6:]] == [(1, 0), (1, 1), (1, 2), (2, 1)]
+    assert found["trials"][9]["costs"] == [None, 2 * 10**6, 8 * 10**4]
 
 
 def estimate(value):
@@ -250,7 +250,7 @@ def test_a_reader_clicks_a_point_moves_a_slider_sorts_and_turns_the_page_dark(br
         shown.locator("#limits input").first.fill("100")  # the middle of 1 to 4 ms
         assert shown.locator("#limits output").first.inner_text() == "≤ 2.50 ms"
         assert set(cells(shown, "number")) == set("0145")
-        # Trials 0 and 1; the winner's ring and the baseline are beyond, too. The ring of trial 2, selected, goes with it.
+        # Trials 0 and 1: the winner, the baseline and trial 2, which is selected, are beyond the bound.
         shown.locator("#plot .points path").nth(2).wait_for(state="detached")
         assert shown.locator("#plot .points path").count() == 2
 

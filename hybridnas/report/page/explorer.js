@@ -152,7 +152,7 @@
 
   at("name").textContent = facts.runs[0].name;
   const number = (status) => facts.trials.filter((trial) => trial.status === status && !trial.run).length;
-  at("about").textContent = `${plural(number("complete"), "architecture")} of ${facts.space} trained on ${facts.data}`
+  at("about").textContent = `${plural(number("complete"), "architecture")} of ${shortened(facts.space, 80)} trained on ${shortened(facts.data, 80)}`
     + (number("pruned") ? `, ${grouped(number("pruned"))} more stopped early` : "")
     + (number("infeasible") ? `, ${grouped(number("infeasible"))} over budget and never trained` : "") + ".";
   document.title = `${facts.runs[0].name} – hybridnas explorer`;

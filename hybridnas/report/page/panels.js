@@ -22,7 +22,7 @@ function fillWinner(section, facts, onSelect) {
   section.replaceChildren(
     element("div", { class: "tile" }, element("span", { class: "muted small" }, "winner"),
       button(`trial ${trial.number}`, () => onSelect(winner.trial), { class: "link strong" }),
-      element("span", { class: "muted small" }, dashed(trial.layout) + (trial.design ? ` (${trial.design})` : ""))),
+      element("span", { class: "muted small" }, shortened(dashed(trial.layout) + (trial.design ? ` (${trial.design})` : ""), 60))),
     tile(`validation ${facts.accuracy}`, `${(100 * winner.accuracy).toFixed(1)}${margin} %`, `${seeds}, ${plural(winner.epochs, "epoch")}`),
     tile("on the test images", percent(winner.test_accuracy), "looked at once"),
     ...winner.targets.map((target) => tile(`exported, on ${shortened(target.target, 40)}`, cost(target.latency_ms_p50, "ms"),
@@ -64,7 +64,7 @@ function fillDetail(section, facts, state, onSelect) {
       element("h2", { tabindex: "-1" }, `Trial ${trial.number}`),
       ...(front.length > 1 ? [element("div", { class: "pager" }, element("span", { class: "muted small" }, "along the front"),
         step(place < 0 ? 0 : place - 1, "‹", "Cheaper design of the front"), step(place < 0 ? 0 : place + 1, "›", "More accurate design of the front"))] : [])),
-    element("p", { class: "families" }, `${dashed(trial.layout)} · ${trial.families || "no blocks"}`),
+    element("p", { class: "families" }, shortened(`${dashed(trial.layout)} · ${trial.families || "no blocks"}`, 300)),
     element("p", { class: "badges" }, ...badges.map((badge) => element("span", { class: `badge${badge === "winner" ? " first" : ""}` }, badge))),
     ...(trial.reason ? [element("p", { class: "reason" }, trial.reason)] : []),
     element("dl", { class: "figures" }, ...figures.map(([name, value, note]) =>
@@ -93,8 +93,8 @@ function fillBaseline(section, facts, row) {
     ...facts.axes.map((axis, i) => [axis.name, cost(row.costs[i], axis.unit, axis.unit === "MACs")]),
   ].filter(([, value]) => value !== "–");
   section.replaceChildren(
-    element("h2", { tabindex: "-1" }, row.name),
-    element("p", { class: "families" }, row.layout ? dashed(row.layout) : ""),
+    element("h2", { tabindex: "-1" }, shortened(row.name, 100)),
+    element("p", { class: "families" }, row.layout ? shortened(dashed(row.layout), 300) : ""),
     element("p", { class: "badges" }, ...["baseline", row.kind, row.pretrained ? "pretrained" : ""].filter(Boolean).map((badge) => element("span", { class: "badge" }, badge))),
     element("dl", { class: "figures" }, ...figures.map(([name, value, note]) =>
       element("div", {}, element("dt", {}, name), element("dd", {}, value, ...(note ? [element("small", {}, note)] : []))))),
@@ -184,7 +184,7 @@ function fillBaselines(section, facts, onSelect) {
   if (section.hidden) return;
   const heads = ["name", "kind", "layout", `${facts.accuracy}, %`, "seeds", "test, %", ...facts.axes.map((axis) => axis.name + (axis.unit === "ms" ? ", ms" : "")), "to the winner"];
   const rows = facts.baselines.map((row, i) => {
-    const cells = [row.kind + (row.pretrained ? ", pretrained" : ""), row.layout ? dashed(row.layout) : "–", bareShare(row.accuracy), row.seeds, bareShare(row.test_accuracy),
+    const cells = [shortened(row.kind, 40) + (row.pretrained ? ", pretrained" : ""), row.layout ? shortened(dashed(row.layout), 40) : "–", bareShare(row.accuracy), row.seeds, bareShare(row.test_accuracy),
       ...facts.axes.map((axis, k) => cost(row.costs[k], axis.unit, true)), facts.winner ? `${signed(100 * (row.accuracy - facts.winner.accuracy), 1)} points` : "–"];
     return element("tr", {}, element("td", { class: "wide" }, button(row.name, () => onSelect(-1 - i), { class: "link" })),
       ...cells.map((text, k) => element("td", { class: k < 2 ? "" : "number" }, String(text))));

@@ -12,8 +12,8 @@ function columnsOf(facts) {
   }));
   return [
     { key: "number", name: "trial", number: true, value: (trial) => trial.number, shown: (trial) => String(trial.number) },
-    ...(facts.runs.length > 1 ? [{ key: "run", name: "run", value: (trial) => facts.runs[trial.run].name }] : []),
-    { key: "layout", name: "layout", value: (trial) => dashed(trial.layout) },
+    ...(facts.runs.length > 1 ? [{ key: "run", name: "run", value: (trial) => shortened(facts.runs[trial.run].name, 30) }] : []),
+    { key: "layout", name: "layout", value: (trial) => shortened(dashed(trial.layout), 40) },
     { key: "families", name: "families", wide: true, value: (trial) => trial.families + (trial.design ? ` (${trial.design})` : "") },
     { key: "status", name: "status", value: (trial) => STATUSES[trial.status] || trial.status },
     { key: "accuracy", name: `${facts.accuracy}, %`, number: true, value: (trial) => trial.accuracy,
