@@ -51,8 +51,9 @@ def copy_of(finished: Path, tmp_path: Path) -> Path:
 
 def test_the_run_folder(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
-    files = "config.json designs.json environment.json pareto.csv pareto.png result.json space.yaml study.db trials.csv"
-    assert names == {*files.split(), "best", "checkpoints"}
+    tables, pictures = "pareto.csv trials.csv study.db", "pareto.png explorer.html"
+    settings = "config.json designs.json environment.json result.json space.yaml"
+    assert names == {*f"{tables} {pictures} {settings}".split(), "best", "checkpoints"}
     assert {path.name for path in (finished / "best").iterdir()} == {
         "architecture.json",
         "weights.safetensors",
@@ -143,6 +144,7 @@ def test_a_target_that_is_gone_leaves_a_run_to_resume(
     folder = Path(arguments[1])
     done = len(Run.load(folder).trials)
     assert 0 < done < 6 and (folder / "pareto.png").stat().st_size > 10_000
+    assert (folder / "explorer.html").stat().st_size > 10_000
     assert exit_code(app, ["--resume", "--out", str(folder)]) == 0
     assert len(Run.load(folder).trials) >= 6
 
@@ -209,11 +211,12 @@ print(CLASS_NAMES, round(float(right), 6))
 
 def test_report_needs_the_folder_alone(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = copy_of(finished, tmp_path)
-    for name in ("pareto.png", "study.db", "space.yaml", "environment.json"):
+    for name in ("pareto.png", "explorer.html", "study.db", "space.yaml", "environment.json"):
         (folder / name).unlink()
     assert exit_code(report_app, [str(folder)]) == 0
     out = capsys.readouterr().out
     assert "Winner: trial" in out and "4 trained" in out and (folder / "pareto.png").stat().st_size > 10_000
+    assert (folder / "explorer.html").stat().st_size > 10_000
 
 
 def test_a_finished_search_resumed_without_more_to_do_trains_nothing(finished: Path, tmp_path: Path) -> None:

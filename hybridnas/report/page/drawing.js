@@ -54,12 +54,11 @@ function drawing(trial, families) {
     canvas.append(line(part.name, WORDS, y + 12, "strong", room));
     lines.forEach((words, k) => canvas.append(line(words, WORDS, y + 28 + 16 * k, k ? "faint" : "soft", room)));
     if (times) {
-      const left = RIGHT - BAR;
+      const long = Math.max(2, (BAR * times[i]) / most);
       canvas.append(
         svg("text", { x: RIGHT, y: y + 12, "text-anchor": "end", class: "soft" },
           `${cost(times[i], "ms")} · ${Math.round((100 * times[i]) / total)} %`),
-        svg("rect", { x: left, y: y + 19, width: BAR, height: 6, rx: 3, class: "track" }),
-        svg("rect", { x: left, y: y + 19, width: Math.max(1, (BAR * times[i]) / most), height: 6, rx: 3, class: "share" }),
+        svg("rect", { x: RIGHT - long, y: y + 19, width: long, height: 6, rx: 3, class: "share" }),
       );
     }
     y += Math.max(stack, text) + 6;
