@@ -14,6 +14,7 @@ from hybridnas.cost.targets import Model
 from hybridnas.errors import BudgetError
 from hybridnas.export.bundle import export_bundle
 from hybridnas.export.onnx import FILE, export_onnx
+from hybridnas.export.preprocessing import Preprocessing
 from hybridnas.files import write_atomic
 from hybridnas.study.confirm import LONGER, Confirmed, confirm, margins
 from hybridnas.study.loop import Search, over_budget
@@ -58,14 +59,9 @@ def _export(best: Path, candidate: Confirmed, search: Search) -> list[Latency]:
     trainer, timers = search.trainer, search.costing.timers
     assert candidate.model
     model = candidate.model.cpu()
-    export_bundle(
-        model,
-        best,
-        class_names=trainer.dataset.class_names,
-        mean=trainer.mean.tolist(),
-        std=trainer.std.tolist(),
-    )
     setting, size = timers[0].setting, model.architecture.image_size
+    names = trainer.dataset.class_names
+    export_bundle(model, best, Preprocessing.of(size, trainer.mean.tolist(), trainer.std.tolist(), names))
     if setting.takes_file:
         export_onnx(model, best, setting)
         return [_time_file(timer, best / FILE, size) for timer in timers]

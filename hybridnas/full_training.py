@@ -25,6 +25,7 @@ from hybridnas.data.loading import Loading
 from hybridnas.data.sources import SYNTHETIC, open_source
 from hybridnas.errors import ConfigError, RunError, TrainingFailed, first_clause
 from hybridnas.export.bundle import export_bundle
+from hybridnas.export.preprocessing import Preprocessing
 from hybridnas.files import remove_unfinished, write_atomic
 from hybridnas.locks import owned
 from hybridnas.model import HybridNet, build
@@ -291,13 +292,9 @@ def _finish(training: FullTraining, log: Log, console: Console) -> Training:
     model.load_state_dict(log.best)
     best = log.best_epoch
     test_accuracy = training.evaluate("test")
-    export_bundle(
-        model.cpu().eval(),
-        log.folder / "best",
-        class_names=trainer.dataset.class_names,
-        mean=trainer.mean.tolist(),
-        std=trainer.std.tolist(),
-    )
+    size, names = model.architecture.image_size, trainer.dataset.class_names
+    preprocessing = Preprocessing.of(size, trainer.mean.tolist(), trainer.std.tolist(), names)
+    export_bundle(model.cpu().eval(), log.folder / "best", preprocessing)
     result = {
         "epoch": best.number,
         "accuracy": best.accuracy,

@@ -1,4 +1,4 @@
-"""Heads: what turns the last feature map into class scores. `HEADS` is their table.
+"""Heads: what turns the last feature map into class scores.
 
     head(width, num_classes, **options): (B, width, H, W) -> (B, num_classes)
 
@@ -206,4 +206,5 @@ class MobileOneHead(FcHead):
         return pool(self.conv(as_map(x)))
 
 
+#: By the name that an architecture gives them.
 HEADS: dict[str, type[nn.Module]] = {"linear": LinearHead, "conv": ConvHead, "mobileone": MobileOneHead}

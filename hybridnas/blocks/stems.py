@@ -1,4 +1,4 @@
-"""Stems: what turns the image into the first feature map. `STEMS` is their table.
+"""Stems: what turns the image into the first feature map.
 
     stem(width, image_size, in_chans=3, **options): (B, 3, H, W) -> (B, width, ceil(H / stride), ceil(W / stride))
 
@@ -223,6 +223,7 @@ class Patch16Stem(Patch14Stem):
     stride = 16
 
 
+#: By the name that an architecture gives them.
 STEMS: dict[str, type[nn.Module]] = {
     "conv": ConvStem,
     "conv3x3": Conv3x3Stem,

@@ -1,4 +1,4 @@
-"""Transitions: the joint before a stage, which changes width and resolution. `TRANSITIONS` is their table.
+"""Transitions: the joint before a stage, which changes width and resolution.
 
     transition(in_width, width, stride, resolution, **options): (B, in_width, H, W) -> (B, width, H/stride, W/stride)
 
@@ -283,6 +283,7 @@ def halve() -> nn.Module:
     return nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)
 
 
+#: By the name that an architecture gives them.
 TRANSITIONS: dict[str, type[nn.Module]] = {
     "none": Keep,
     "conv": ConvTransition,
