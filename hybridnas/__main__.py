@@ -5,6 +5,8 @@ from __future__ import annotations
 import typer
 
 from hybridnas.cli import run
+from hybridnas.export.__main__ import export
+from hybridnas.predict import predict
 from hybridnas.profile import profile
 from hybridnas.recommend import recommend
 from hybridnas.replay import replay
@@ -23,6 +25,8 @@ app = typer.Typer(
 )
 app.command("search")(search)
 app.command("profile")(profile)
+app.command("export")(export)
+app.command("predict")(predict)
 app.command("recommend")(recommend)
 app.command("replay")(replay)
 app.command("report")(report)

@@ -13,6 +13,8 @@ from hybridnas.cost.measure import timed
 from hybridnas.cost.targets import Model
 from hybridnas.errors import BudgetError
 from hybridnas.export.bundle import export_bundle
+from hybridnas.export.card import write_card
+from hybridnas.export.describing import trial_card
 from hybridnas.export.onnx import FILE, export_onnx
 from hybridnas.export.preprocessing import Preprocessing
 from hybridnas.files import write_atomic
@@ -48,6 +50,7 @@ def finish_run(folder: Path, search: Search, seconds_left: Callable[[], float], 
             number = candidate.record.number
             if search.budget.surely_held(costs):
                 _write_result(folder, candidate, confirmed, latencies, search)
+                _write_card(folder, candidate)
                 return
             reason = over_budget(costs, search.budget) or f"{latencies[0].high:.3g} ms in one of {SITTINGS} sittings"
             say(f"trial {number}, exported, is over the budget: {reason}; trying the next")
@@ -111,6 +114,11 @@ def _write_result(
     write_atomic(folder / "result.json", json.dumps(result, indent=2))
     run = Run.load(folder)
     write_atomic(folder / "pareto.csv", run.front().to_csv(index=False))
+
+
+def _write_card(folder: Path, winner: Confirmed) -> None:
+    card = trial_card(Run.load(folder), winner.record.number)
+    write_card(card, folder / "best", winner.record.architecture, Preprocessing.read(folder / "best"))
 
 
 def _confirmed(winner: Confirmed, confirmed: list[Confirmed], search: Search) -> list[dict[str, Any]]:

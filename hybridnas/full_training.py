@@ -25,6 +25,8 @@ from hybridnas.data.loading import Loading
 from hybridnas.data.sources import SYNTHETIC, open_source
 from hybridnas.errors import ConfigError, RunError, TrainingFailed, first_clause
 from hybridnas.export.bundle import export_bundle
+from hybridnas.export.card import write_card
+from hybridnas.export.describing import training_card
 from hybridnas.export.preprocessing import Preprocessing
 from hybridnas.files import remove_unfinished, write_atomic
 from hybridnas.locks import owned
@@ -306,6 +308,8 @@ def _finish(training: FullTraining, log: Log, console: Console) -> Training:
     }
     write_atomic(log.folder / "metrics.csv", log.metrics().to_csv(index=False))  # a kill may have come before it
     write_atomic(log.folder / "result.json", json.dumps(result, indent=2))
+    card = training_card(log.folder, read_training(log.folder), model)
+    write_card(card, log.folder / "best", model.architecture, preprocessing)
     kind = "accuracy" if trainer.dataset.is_balanced else "balanced accuracy"
     say(
         console,

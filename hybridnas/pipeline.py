@@ -192,12 +192,22 @@ def trainer_of(run: Run, console: Console) -> Trainer:
         DataError: the data cannot be read.
         RunError: they are not what they were.
     """
+    assert run.config.device
+    return _trainer(dataset_of(run, console), local_device(run.config.device), run.folder)
+
+
+def dataset_of(run: Run, console: Console) -> Dataset:
+    """What a run was trained on; `run.config.data` says where it lies.
+
+    Raises:
+        DataError: the data cannot be read.
+        RunError: they are not what they were.
+    """
     space = read_space(run.folder / "space.yaml", run.folder.name)
     image_size = run.config.image_size or max(space.file.image_size)
     dataset = _load(open_source(run.config.data), run.config, image_size, console)
     check_unchanged(dataset, run.config, run.folder)
-    assert run.config.device
-    return _trainer(dataset, local_device(run.config.device), run.folder)
+    return dataset
 
 
 def _trainer(dataset: Dataset, device: torch.device, folder: Path, workers: int = 1) -> Trainer:

@@ -29,8 +29,8 @@ def to_map(tokens: Tensor, height: int, width: int) -> Tensor:
     convolutions from taking channels that are last for that: they would copy, and all that follows would be computed in
     the other layout.
     """
-    x = tokens[0] if len(tokens) == 1 else tokens
-    return x.view(len(tokens), height, width, -1).permute(0, 3, 1, 2)
+    x = tokens[0] if tokens.shape[0] == 1 else tokens
+    return x.view(tokens.shape[0], height, width, -1).permute(0, 3, 1, 2)
 
 
 class PositionBias(nn.Module):

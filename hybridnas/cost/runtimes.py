@@ -34,6 +34,8 @@ NEEDS = {
     "openvino": ("onnx", "onnxscript", "openvino"),
     "tensorrt": ("onnx", "onnxscript", "onnxruntime"),
 }
+#: The extra of this package that brings them, where it has another name.
+EXTRAS = {"onnxruntime": "onnx"}
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -94,7 +96,8 @@ def check_installed(runtime: str, *, runs_here: bool = True) -> None:
     packages = NEEDS.get(runtime, ()) if runs_here else ("onnx", "onnxscript")
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
-        raise ConfigError(f"The runtime {runtime} needs {' and '.join(missing)}: pip install 'hybridnas[{runtime}]'.")
+        extra = EXTRAS.get(runtime, runtime)
+        raise ConfigError(f"The runtime {runtime} needs {' and '.join(missing)}: pip install 'hybridnas[{extra}]'.")
 
 
 def packages_of(runtime: str) -> list[str]:
@@ -164,7 +167,7 @@ def _graphed(network: nn.Module, x: Tensor) -> Run:
     return graph.replay
 
 
-def to_onnx(network: nn.Module, given: Input, precision: str = "fp32") -> bytes:
+def to_onnx(network: nn.Module, given: Input, precision: str = "fp32", *, any_batch: bool = False) -> bytes:
     """A module as an ONNX file for inputs of exactly that shape, one file with its weights, under 2 GB.
 
     Args:
@@ -172,6 +175,7 @@ def to_onnx(network: nn.Module, given: Input, precision: str = "fp32") -> bytes:
         given: The input; an ONNX file knows no memory layout.
         precision: fp32; fp16; or int8: weights of matrix products stored in 8 bits, activations quantised as they
             come (ONNX Runtime's dynamic quantisation).
+        any_batch: Whether the file takes any number of images; then `given` must have two or more.
 
     Raises:
         CannotRun: something in the module has no ONNX form.
@@ -183,13 +187,23 @@ def to_onnx(network: nn.Module, given: Input, precision: str = "fp32") -> bytes:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                network, (x,), dynamo=True, verbose=False, input_names=["images"], output_names=["scores"]
+                network,
+                (x,),
+                dynamo=True,
+                verbose=False,
+                input_names=["images"],
+                output_names=["scores"],
+                dynamic_shapes=_any_batch() if any_batch else None,
             )
         assert program is not None
         model: bytes = program.model_proto.SerializeToString()
     except Exception as error:  # the exporter's own errors have no common base
         raise CannotRun(f"no ONNX form: {first_clause(error)}") from error
     return _quantised(model) if precision == "int8" else model
+
+
+def _any_batch() -> tuple[dict[int, torch.export.Dim], ...]:
+    return ({0: torch.export.Dim("batch")},)
 
 
 def _quantised(model: bytes) -> bytes:
@@ -202,8 +216,8 @@ def _quantised(model: bytes) -> bytes:
         return after.read_bytes()
 
 
-def to_program(network: nn.Module, given: Input, precision: str = "fp32") -> bytes:
-    """A module as `torch.export.save` writes it, for a torch elsewhere.
+def to_program(network: nn.Module, given: Input, precision: str = "fp32", *, any_batch: bool = False) -> bytes:
+    """A module as `torch.export.save` writes it, for a torch elsewhere; arguments as of `to_onnx`.
 
     Raises:
         CannotRun: something in the module cannot be exported.
@@ -213,7 +227,8 @@ def to_program(network: nn.Module, given: Input, precision: str = "fp32") -> byt
     buffer = io.BytesIO()
     try:
         with torch.no_grad():
-            torch.export.save(torch.export.export(network, (x,)), buffer)
+            shapes = _any_batch() if any_batch else None
+            torch.export.save(torch.export.export(network, (x,), dynamic_shapes=shapes), buffer)
     except Exception as error:  # as above
         raise CannotRun(f"no exported program: {first_clause(error)}") from error
     return buffer.getvalue()

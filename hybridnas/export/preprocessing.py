@@ -56,8 +56,8 @@ class Preprocessing:
     @classmethod
     def of(cls, image_size: int, mean: Sequence[float], std: Sequence[float], names: Sequence[str]) -> Preprocessing:
         """With figures as they are written, in thousandths."""
-        figures = [tuple(round(float(value), 3) for value in values) for values in (mean, std)]
-        return cls(image_size, *figures, tuple(names))
+        rounded = [tuple(round(float(value), 3) for value in values) for values in (mean, std)]
+        return cls(image_size, rounded[0], rounded[1], tuple(names))
 
     @classmethod
     def read(cls, folder: Path) -> Preprocessing:

@@ -58,8 +58,8 @@ class Source:
 def source_of(*roots: Callable[..., object]) -> Source:
     """The text of classes and functions of this package, and of all of the package that they need.
 
-    The part of each file of blocks begins with its docstring as a comment. What refuses wrong arguments is left out: calls and
-    methods called `check`, for an architecture that was built has passed them.
+    The part of each file of blocks begins with its docstring as a comment. What refuses wrong arguments is left out,
+    calls and methods called `check`: an architecture that was built has passed them.
 
     Raises:
         ValueError: two modules define a name that both are needed for.
@@ -157,7 +157,8 @@ def _definition(node: ast.stmt, lines: list[str]) -> Definition:
 
 
 def _first_line(node: ast.stmt) -> int:
-    return min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", ()))])
+    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
+    return min([node.lineno, *(each.lineno for each in decorators)])
 
 
 def _refuses(node: ast.stmt) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import nn
 
@@ -112,7 +112,7 @@ def standalone(model: HybridNet, preprocessing: Preprocessing) -> str:
     """
     architecture, num_classes = model.architecture, model.num_classes
     size, stem, head = architecture.image_size, architecture.stem, architecture.head
-    parts = [HybridStage, STEMS[stem.type], HEADS[head.type], fuse, pixels]
+    parts: list[Callable[..., object]] = [HybridStage, STEMS[stem.type], HEADS[head.type], fuse, pixels]
     stages = []
     width, reduction = stem.width, int(getattr(model.stem, "stride"))  # noqa: B009 (mypy)
     for stage, info in zip(architecture.stages, model.feature_info, strict=True):

@@ -160,14 +160,27 @@ def load_network(folder: Path, num_classes: int) -> Any:
         RunError: they are damaged, or do not fit.
         ArchitectureError: the description is none.
     """
+    try:
+        architecture = Architecture.from_json((folder / "architecture.json").read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise _damaged(folder, error) from None
+    return with_weights(architecture, folder / "weights.safetensors", num_classes)
+
+
+def with_weights(architecture: Architecture, file: Path, num_classes: int) -> Any:
+    """A network (`HybridNet`) with the weights in a file, in eval mode.
+
+    Raises:
+        RunError: they are damaged, or do not fit.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     from hybridnas.model import build
 
+    model = build(architecture, num_classes)
     try:
-        model = build(Architecture.from_json((folder / "architecture.json").read_text("utf-8")), num_classes)
-        model.load_state_dict(load_file(folder / "weights.safetensors"))
-    except (OSError, UnicodeDecodeError, SafetensorError, RuntimeError) as error:
-        raise _damaged(folder, error) from None
+        model.load_state_dict(load_file(file))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise _damaged(file.parent, error) from None
     return model.eval()
