@@ -85,7 +85,8 @@ class Predictor:
                 with Image.open(path) as image:
                     given = self.preprocessing.input_of(image)
         except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-            raise DataError(f"{path} cannot be read as an image: {first_clause(error)}.") from None
+            reason = getattr(error, "strerror", None) or first_clause(error).replace(f" {str(path)!r}", "")
+            raise DataError(f"{path} cannot be read as an image: {reason}.") from None
         names = self.preprocessing.class_names
         scores = self.forward(given)
         if scores.shape != (1, len(names)):

@@ -58,6 +58,9 @@ def test_the_run_folder(finished: Path) -> None:
         "architecture.json",
         "weights.safetensors",
         "model.py",
+        "labels.json",
+        "preprocessing.json",
+        "card.md",
     }
     config = json.loads((finished / "config.json").read_text())
     assert config["epochs"] == 1 and config["threads"] == 1 and config["target"] == config["device"] != None  # noqa: E711

@@ -108,7 +108,7 @@ scores = model(preprocess(read_image("photo.jpg")[None]))   # (1, {len(names)});
     made = ", ".join(f"{name} {version}" for name, version in versions.items())
     text += f"\n## Versions and licence\n\n{made}. The code in model.py is hybridnas', licence Apache-2.0; the weights "
     text += "are yours as far as the data are.\n"
-    write_atomic(folder / FILE, text)
+    write_atomic(folder / FILE, text.encode("utf-8", "backslashreplace"))  # the name of a folder need not be text
 
 
 def drawing(architecture: Architecture, num_classes: int) -> str:

@@ -82,14 +82,15 @@ def write_torchscript(network: nn.Module, image_size: int, folder: Path) -> None
 
 
 def write_openvino(network: nn.Module, image_size: int, folder: Path) -> None:
-    """Write model.xml and model.bin, converted from ONNX.
+    """Write model.xml and model.bin, converted from ONNX: from the model.onnx beside them, if there is one.
 
     Raises:
         CannotRun: it has no ONNX form, or OpenVINO cannot convert that.
     """
     import openvino
 
-    onnx = to_onnx(network, _example(image_size), any_batch=True)
+    beside = folder / "model.onnx"
+    onnx = beside.read_bytes() if beside.is_file() else to_onnx(network, _example(image_size), any_batch=True)
     with tempfile.TemporaryDirectory() as between:
         (Path(between) / "model.onnx").write_bytes(onnx)
         try:

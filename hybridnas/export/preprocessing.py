@@ -55,9 +55,13 @@ class Preprocessing:
 
     @classmethod
     def of(cls, image_size: int, mean: Sequence[float], std: Sequence[float], names: Sequence[str]) -> Preprocessing:
-        """With figures as they are written, in thousandths."""
+        """With figures as they are written, in thousandths, and names that any file can hold.
+
+        The name of a folder need not be text.
+        """
         rounded = [tuple(round(float(value), 3) for value in values) for values in (mean, std)]
-        return cls(image_size, rounded[0], rounded[1], tuple(names))
+        plain = (name.encode("utf-8", "backslashreplace").decode() for name in names)
+        return cls(image_size, rounded[0], rounded[1], tuple(plain))
 
     @classmethod
     def read(cls, folder: Path) -> Preprocessing:

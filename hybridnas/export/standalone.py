@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 
@@ -107,8 +106,8 @@ if __name__ == "__main__":
 def standalone(model: HybridNet, preprocessing: Preprocessing) -> str:
     """The text of `model.py` for a network: its own construction in words, and the classes that it is made of.
 
-    Its parameters have the same names, so that the network's weights are the file's. A class name is a JSON string in
-    it, and so cannot become code.
+    Its parameters have the same names, so that the network's weights are the file's. A class name is a string
+    with all that is not ASCII escaped, and so cannot become code.
     """
     architecture, num_classes = model.architecture, model.num_classes
     size, stem, head = architecture.image_size, architecture.stem, architecture.head
@@ -134,7 +133,7 @@ def standalone(model: HybridNet, preprocessing: Preprocessing) -> str:
         key=architecture.key,
         imports=import_lines(source.imports | IMPORTS),
         image_size=size,
-        class_names=_listed([json.dumps(name) for name in preprocessing.class_names], len("CLASS_NAMES = ")),
+        class_names=_listed([_quoted(name) for name in preprocessing.class_names], len("CLASS_NAMES = ")),
         mean=list(preprocessing.mean),
         std=list(preprocessing.std),
         num_classes=num_classes,
@@ -163,7 +162,13 @@ def _call(part: type[nn.Module], arguments: Mapping[str, Value], indent: int, be
 
 
 def _literal(value: Value) -> str:
-    return json.dumps(value) if isinstance(value, str) else repr(value)
+    return _quoted(value) if isinstance(value, str) else repr(value)
+
+
+def _quoted(text: str) -> str:
+    """A text as Python says it in ASCII: whatever stands in it, it is nothing but text."""
+    escaped = text.encode("unicode_escape").decode("ascii").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def _listed(items: list[str], before: int) -> str:

@@ -1,0 +1,358 @@
+"""`export` and `predict` as a person uses them, and what people get wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+
+from hybridnas import Run, SearchConfig, run_search
+from hybridnas.cli import exit_code
+from hybridnas.config import TrainConfig
+from hybridnas.export.__main__ import app as export_app
+from hybridnas.export.formats import FORMATS, Format, write_program
+from hybridnas.export.parity import Parity, check_file
+from hybridnas.export.preprocessing import Preprocessing
+from hybridnas.full_training import train_model
+from hybridnas.predict import app as predict_app
+from hybridnas.predicting import OPEN, Predictor
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def finished(space_file: Path, npz_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on grey images that has weights of a trial beside the winner."""
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    with pytest.MonkeyPatch.context() as patch:  # a front of two, whatever the machine and the luck
+        patch.setattr("hybridnas.study.objective.Objective.best", lambda self, records: _done(records)[:2])
+        patch.setattr("hybridnas.study.loop.Objective.best", lambda self, records: _done(records)[:2])
+        run_search(
+            SearchConfig(
+                space=str(space_file), data=str(npz_file), epochs=1, rungs="1", trials=3, threads=1, out=folder
+            )
+        )
+    return folder
+
+
+def _done(records: Any) -> list[Any]:
+    return [record for record in records if record.status == "complete"]
+
+
+@pytest.fixture(scope="module")
+def exported(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its winner in all formats, each read back in a process of its own."""
+    folder = tmp_path_factory.mktemp("exported") / "all"
+    assert exit_code(export_app, [str(finished), "--out", str(folder), "--format", ",".join(FORMATS)]) == 0
+    return folder
+
+
+@pytest.fixture
+def export(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
+    def call(*flags: object, run: Path = finished) -> tuple[int, str, str]:
+        code = exit_code(export_app, [str(run), "--out", str(tmp_path / "out"), *map(str, flags)])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def predict(exported: Path, capsys: pytest.CaptureFixture[str]) -> Command:
+    def call(*arguments: object, bundle: Path = exported) -> tuple[int, str, str]:
+        code = exit_code(predict_app, [str(bundle), *map(str, arguments)])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No processes: what is written agrees."""
+    monkeypatch.setattr(
+        "hybridnas.exporting.check_file", lambda kind, *_: Parity(kind, "file", 1.0, 0.0, 1.0, 1.0, 2.0)
+    )
+
+
+def test_every_format_does_what_was_trained(exported: Path, finished: Path) -> None:
+    table = json.loads((exported / "export.json").read_text())
+    assert [each["format"] for each in table["files"]] == list(FORMATS)
+    for each in table["files"]:
+        assert each["difference"] <= 1e-4 and each["agreement"] == 1.0 and each["problem"] == ""
+        assert 0 < each["latency_ms_p50"] <= each["latency_ms_p95"]
+        assert (exported / each["file"]).is_file()
+    run = Run.load(finished)
+    assert table["name"] == f"trial {run.best.number}" and table["key"] == run.best.key
+    card = (exported / "card.md").read_text()
+    assert all(f"| {name} | `{FORMATS[name].files[0]}` |" in card for name in FORMATS)
+    assert f"{100 * run.result['test_accuracy']:.1f} %" in card and "top, middle, bottom" in card
+    assert f"{run.best.macs / 1e6:.2f} M" in card and run.best.families in card
+    assert "hybridnas train architecture.json --data" in card and "Apache-2.0" in card
+    assert "Licence: Apache-2.0" in (exported / "model.py").read_text()
+    assert (finished / "best" / "card.md").read_text().partition("## Files")[0].strip() in card
+
+
+def pictures(folder: Path) -> list[Path]:
+    """One picture, bright at its top, in several kinds that must all be read alike."""
+    values = np.full((16, 16), 60, np.uint8)
+    values[:5] += 100
+    grey = Image.fromarray(values)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # shown turned by 90 degrees clockwise
+    kinds = {"grey.png": grey, "rgb.png": grey.convert("RGB"), "alpha.png": grey.convert("RGBA")}
+    for name, image in kinds.items():
+        image.save(folder / name)
+    Image.fromarray(values.astype(np.uint16) << 8).save(folder / "deep.png")
+    grey.rotate(90).save(folder / "turned.png", exif=turned)
+    return sorted(folder.glob("*.png"))
+
+
+@pytest.mark.parametrize("kind", OPEN)
+def test_an_image_of_any_kind_is_classified(
+    kind: str, exported: Path, finished: Path, npz_file: Path, tmp_path: Path
+) -> None:
+    with np.load(npz_file) as file:  # the normalisation of training: of the run's own images
+        assert Preprocessing.read(exported).mean[0] == pytest.approx(file["train_images"].mean(), rel=0.05)
+    predictor = Predictor.open(exported, kind)
+    seen = predictor.preprocessing
+    for path in pictures(tmp_path):
+        values = np.full((16, 16), 60.0)
+        values[:5] += 100
+        given = torch.tensor((values - seen.mean[0]) / seen.std[0], dtype=torch.float32).expand(1, 3, 16, 16)
+        with torch.inference_mode():
+            expected = Run.load(finished).best_model()(given).softmax(-1)[0]
+        found = dict(predictor.classify(path, 3).classes)
+        assert [found[name] for name in ("top", "middle", "bottom")] == pytest.approx(expected.tolist(), abs=1e-3)
+
+
+def test_predict_prints_a_row_an_image(predict: Command, finished: Path, tmp_path: Path) -> None:
+    paths = pictures(tmp_path)
+    code, out, _ = predict(*paths, "--top", 1)
+    rows = [line for line in out.splitlines() if line.startswith("│")]
+    assert code == 0 and len(rows) == len(paths) and all("%" in row for row in rows)
+    assert predict(paths[0], bundle=finished)[0] == 0  # a run folder, for its best/
+
+
+def test_model_py_is_not_run_by_predict(exported: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(exported, tmp_path / "copy")
+    (copy / "model.py").write_text("raise SystemExit('run')")
+    (path, *_) = pictures(tmp_path)
+    assert Predictor.open(copy).classify(path, 1).classes == Predictor.open(exported).classify(path, 1).classes
+
+
+class Wrong(nn.Module):
+    """Scores that are a little off."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.network(x)
+        return scores + 0.01
+
+
+@pytest.fixture
+def bundle_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(kind: str, *rest: Any) -> Parity:
+        return Parity(kind, "model.py", 1.0) if kind == "bundle" else check_file(kind, *rest)
+
+    monkeypatch.setattr("hybridnas.exporting.check_file", check)
+
+
+@pytest.mark.usefixtures("bundle_believed")
+def test_what_disagrees_is_deleted_and_an_error(
+    export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = Format(("model.pt2",), lambda network, *rest: write_program(Wrong(network), *rest))
+    monkeypatch.setitem(FORMATS, "torch-export", wrong)
+    code, out, _ = export("--format", "torch-export")
+    assert code == 1 and "deleted: its scores differ by 0.01" in out
+    assert not (tmp_path / "out" / "model.pt2").exists()
+    (bundle, program) = json.loads((tmp_path / "out" / "export.json").read_text())["files"]
+    assert not bundle["problem"] and program["problem"]
+    assert "model.pt2" not in (tmp_path / "out" / "card.md").read_text()
+
+
+@pytest.mark.usefixtures("bundle_believed")
+def test_what_cannot_be_read_back_is_deleted(export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = Format(("model.pt2",), lambda network, size, folder: (folder / "model.pt2").write_bytes(b"no archive"))
+    monkeypatch.setitem(FORMATS, "torch-export", broken)
+    code, out, _ = export("--format", "torch-export")
+    assert code == 1 and "cannot be read back" in out and not (tmp_path / "out" / "model.pt2").exists()
+
+
+@pytest.mark.usefixtures("believed")
+def test_another_trial_says_that_its_training_was_short(export: Command, finished: Path, tmp_path: Path) -> None:
+    run = Run.load(finished)
+    others = [path.stem.removeprefix("trial-") for path in (finished / "checkpoints").glob("trial-*")]
+    (number, *_) = [int(other) for other in others if int(other) != run.best.number]
+    assert export("--trial", number, "--format", "bundle")[0] == 0
+    card = (tmp_path / "out" / "card.md").read_text()
+    row = run.trials[run.trials.number == number].iloc[0]
+    assert "not confirmed" in card and f"{100 * row.accuracy:.1f} % (one short training" in card
+    assert f"p50 {row.latency_ms_p50:.2f} ms" in card and "in the search" in card
+    assert json.loads((tmp_path / "out" / "architecture.json").read_text()) == json.loads(row.architecture)
+
+
+@pytest.mark.usefixtures("believed")
+def test_the_whole_front(export: Command, finished: Path, tmp_path: Path) -> None:
+    code, out, _ = export("--all-front", "--format", "bundle")
+    run = Run.load(finished)
+    kept = {int(path.stem.removeprefix("trial-")) for path in (finished / "checkpoints").glob("trial-*")}
+    front = set(run.front().number)
+    assert code == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        f"trial-{n}" for n in front & (kept | {run.best.number})
+    }
+    assert ("left out" in out) == bool(front - kept - {run.best.number})
+
+
+@pytest.mark.usefixtures("believed")
+def test_a_training_is_exported(export: Command, finished: Path, npz_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "training"
+    design = finished / "best" / "architecture.json"
+    training = train_model(
+        TrainConfig(architecture=str(design), data=str(npz_file), epochs=1, device="cpu", out=folder)
+    )
+    code, _, err = export("--format", "bundle", run=folder)
+    assert code == 0, err
+    card = (tmp_path / "out" / "card.md").read_text()
+    assert f"{100 * training.test_accuracy:.1f} % (looked at once)" in card and "--epochs 1" in card
+    assert (folder / "best" / "card.md").is_file()
+    code, _, err = export("--all-front", "--format", "bundle", run=folder)
+    assert code == 2 and "one network" in err or "is not empty" in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (["--trial", 99], "has no trial 99; its trials are numbered 0 to"),
+        (["--trial", 0, "--all-front"], "exclude each other"),
+        (
+            ["--format", "tflite"],
+            "--format must be some of bundle,onnx,torch-export,torchscript,openvino, got 'tflite'",
+        ),
+        (["--data", "nowhere"], "--data nowhere does not exist"),
+    ],
+)
+def test_mistakes_are_one_sentence(export: Command, flags: list[object], problem: str) -> None:
+    code, _, err = export(*flags)
+    assert code == 2 and problem in err and err.count("\n") == 1
+
+
+def test_a_folder_in_use_is_left_alone(export: Command, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("x")
+    code, _, err = export()
+    assert code == 2 and "is not empty" in err and (tmp_path / "out" / "mine").read_text() == "x"
+
+
+def test_a_format_whose_packages_are_missing(export: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hybridnas.export.formats.find_spec", lambda name: None)
+    code, _, err = export("--format", "onnx")
+    assert code == 2 and "pip install 'hybridnas[onnx]'" in err
+
+
+def changed(finished: Path, tmp_path: Path, change: Callable[[Path], object]) -> Path:
+    copy = Path(shutil.copytree(finished, tmp_path / "copy"))
+    change(copy)
+    return copy
+
+
+def edit(file: str, **fields: object) -> Callable[[Path], object]:
+    def change(folder: Path) -> None:
+        path = folder / file
+        path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+    return change
+
+
+def without_trained(folder: Path) -> None:
+    trials = pd.read_csv(folder / "trials.csv")
+    trials[["status", "accuracy"]] = "infeasible", None
+    trials.to_csv(folder / "trials.csv", index=False)
+    (folder / "result.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "is no run folder: it has no config.json"),
+        (lambda folder: (folder / "result.json").unlink(), "has no winner yet: the search did not end"),
+        (lambda folder: (folder / "result.json").write_text("{"), "is damaged"),
+        (lambda folder: (folder / "best/weights.safetensors").write_bytes(b"x"), "is damaged"),
+        (lambda folder: (folder / "environment.json").unlink(), "environment.json cannot be read"),
+        (edit("config.json", rungs=None), "made by an older version"),
+        (edit("config.json", data="gone.npz"), "was trained on gone.npz, which cannot be had here any more"),
+        (without_trained, "has no trial that was trained"),
+        (
+            lambda folder: [shutil.rmtree(folder / name) for name in ("best", "checkpoints")],
+            "hybridnas train FILE.json",
+        ),
+    ],
+)
+def test_run_folders_that_cannot_be_exported(
+    change: Callable[[Path], object], problem: str, export: Command, finished: Path, tmp_path: Path
+) -> None:
+    code, _, err = export("--format", "bundle", run=changed(finished, tmp_path, change))
+    assert code == 2 and problem in err and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_that_moved_is_named_by_a_flag(
+    export: Command, believed: None, finished: Path, npz_file: Path, tmp_path: Path
+) -> None:
+    folder = changed(finished, tmp_path, edit("config.json", data="gone.npz"))
+    assert export("--data", npz_file, "--format", "bundle", run=folder)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "problem"),
+    [
+        (lambda folder: None, ["nowhere.png"], "nowhere.png cannot be read as an image: No such file"),
+        (lambda folder: (folder / "x.png").write_text("x"), ["copy/x.png"], "x.png cannot be read as an image"),
+        (lambda folder: None, ["a.png", "--format", "torchscript"], "must be one of bundle, onnx, openvino"),
+        (lambda folder: (folder / "model.onnx").unlink(), ["a.png", "--format", "onnx"], "has no model.onnx"),
+        (lambda folder: (folder / "model.onnx").write_text("x"), ["a.png", "--format", "onnx"], "cannot be opened"),
+        (lambda folder: (folder / "model.xml").write_text("x"), ["a.png", "--format", "openvino"], "cannot be opened"),
+        (lambda folder: (folder / "labels.json").unlink(), ["a.png"], "has no labels.json"),
+        (lambda folder: (folder / "labels.json").write_text('["a"]'), ["a.png"], "is damaged"),
+        (lambda folder: (folder / "weights.safetensors").write_text("x"), ["a.png"], "is damaged"),
+        (edit("preprocessing.json", image_size=20), ["grey.png", "--format", "onnx"], "does not take these images"),
+        (edit("preprocessing.json", image_size=20), ["grey.png"], "architecture.json is for 16 px"),
+        (shutil.rmtree, ["a.png"], "is no folder"),
+    ],
+)
+def test_bundles_and_images_that_cannot_be_classified(
+    change: Callable[[Path], object],
+    arguments: list[str],
+    problem: str,
+    predict: Command,
+    exported: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pictures(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    code, _, err = predict(*arguments, bundle=changed(exported, tmp_path, change))
+    assert code == 2 and problem in err and err.count("\n") == 1
+
+
+def test_turning_is_what_it_says(tmp_path: Path) -> None:
+    """The turned picture of these tests, shown as its tag asks, is the plain one."""
+    pictures(tmp_path)
+    with Image.open(tmp_path / "turned.png") as turned, Image.open(tmp_path / "grey.png") as grey:
+        assert np.array_equal(np.asarray(ImageOps.exif_transpose(turned)), np.asarray(grey))
