@@ -101,7 +101,7 @@ def test_every_format_does_what_was_trained(exported: Path, finished: Path) -> N
     assert f"{run.best.macs / 1e6:.2f} M" in card and run.best.families in card
     assert "hybridnas train architecture.json --data" in card and "Apache-2.0" in card
     assert "Licence: Apache-2.0" in (exported / "model.py").read_text()
-    assert (finished / "best" / "card.md").read_text().partition("## Files")[0].strip() in card
+    assert (finished / "best" / "card.md").read_text().partition("## Versions")[0].strip() in card
 
 
 def pictures(folder: Path) -> list[Path]:
