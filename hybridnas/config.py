@@ -111,7 +111,7 @@ class SearchConfig(Settings):
     270.0
     """
 
-    CHANGEABLE = ("trials", "time", "workers", "executor", "ray_address", "storage")
+    CHANGEABLE = ("trials", "time", "workers", "executor", "ray_address", "storage", "baselines")
 
     space: str | None = None
     around: str | None = None
@@ -138,6 +138,7 @@ class SearchConfig(Settings):
     latency_batch_size: Count = 1
     threads: Count | None = None
     frozen_table: bool = False
+    baselines: Literal["zoo", "timm", "none"] = "zoo"
     workers: Count = 1
     executor: Literal["local", "ray"] = "local"
     ray_address: str | None = None

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hybridnas.comparing import trained_before
 from hybridnas.cost.latency import Latency, Timer
 from hybridnas.cost.measure import timed
 from hybridnas.cost.targets import Model
@@ -109,6 +110,7 @@ def _write_result(
         "balanced": not dataset.is_balanced,
         **{name: own[name] for name in ("accuracy", "margin", "seeds", "epochs", "test_accuracy")},
         "confirmed": found,
+        "baselines": trained_before(folder),
         "seconds": {doing: round(seconds, 1) for doing, seconds in search.spent.items()},
     }
     write_atomic(folder / "result.json", json.dumps(result, indent=2))
@@ -131,6 +133,7 @@ def _confirmed(winner: Confirmed, confirmed: list[Confirmed], search: Search) ->
             "design": each.record.design,
             "accuracy_in_search": each.record.accuracy if each.record.status == "complete" else None,
             "accuracy": each.accuracy,
+            "accuracies": each.accuracies,  # of the longer trainings, by seed
             "margin": margin,
             "seeds": max(1, len(each.accuracies)),
             "epochs": search.recipe.epochs * (LONGER if each.longer else 1),
@@ -138,6 +141,7 @@ def _confirmed(winner: Confirmed, confirmed: list[Confirmed], search: Search) ->
         }
         if each is winner or each.record.design:
             assert each.model
-            row["test_accuracy"] = trainer.evaluate(each.model.to(trainer.device), "test")
+            size = each.record.architecture.image_size
+            row["test_accuracy"] = trainer.evaluate(each.model.to(trainer.device), "test", image_size=size)
         rows.append(row)
     return rows

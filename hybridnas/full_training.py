@@ -32,7 +32,7 @@ from hybridnas.files import remove_unfinished, write_atomic
 from hybridnas.locks import owned
 from hybridnas.model import HybridNet, build
 from hybridnas.proxy.full import AUGMENTATIONS, Epoch, FullRecipe, FullTraining
-from hybridnas.proxy.training import Trainer, quickest_num_threads
+from hybridnas.proxy.training import FINE_TUNING_RATE, Trainer, quickest_num_threads
 from hybridnas.report.progress import say, telling
 from hybridnas.starting import DESIGN, Start, Weights, origin, read_training, start, start_from
 from hybridnas.study.run import free_folder, newest_folder
@@ -42,8 +42,8 @@ CHECKPOINT = "checkpoint.pt"
 ALL = 10**9
 #: From so many epochs on, strong augmentation is the default.
 LONG = 50
-#: For a batch of 128: from scratch, from weights, and of a new head alone.
-LEARNING_RATE, FINE_TUNING_RATE, HEAD_RATE = 2e-3, 3e-4, 3e-3
+#: For a batch of 128: from scratch, and of a new head alone.
+LEARNING_RATE, HEAD_RATE = 2e-3, 3e-3
 MAX_LOADERS = 8
 #: Images of the batch that the number of threads is tried on, at most.
 MOST_TRIED = 64

@@ -24,6 +24,7 @@ from hybridnas.beginning import (
     resolved,
     stored_space,
 )
+from hybridnas.comparing import compare_run
 from hybridnas.config import SearchConfig
 from hybridnas.cost.latency import Timer, available_cores
 from hybridnas.cost.measure import Budget, Costing
@@ -53,6 +54,9 @@ from hybridnas.working import open_places, share_of_cores
 #: drawing take, with an ONNX file and without.
 CONFIRM_SHARE = 0.2
 FINISH_S, FINISH_ONNX_S = 22.0, 40.0
+
+#: Of the allowed time, what is kept for training what the winner is compared with; and the seconds of drawing alone.
+BASELINES_SHARE, LAST_S = 0.15, 8.0
 
 #: By what share a machine may have become slower or faster without a warning.
 DRIFT = 0.1
@@ -103,7 +107,8 @@ def run_search(
     console.print(f"budget {budget}; training on {device}")
     end = started + config.time if config.time else float("inf")
     finish = FINISH_ONNX_S if timers[0].setting.takes_file else FINISH_S
-    reserve = finish + (CONFIRM_SHARE * config.time if config.time else 0.0)
+    compare = BASELINES_SHARE * config.time if config.time and config.baselines != "none" else 0.0
+    reserve = finish + compare + (CONFIRM_SHARE * config.time if config.time else 0.0)
 
     if config.frozen_table and not resume:
         with closing(Table()) as known:
@@ -158,7 +163,9 @@ def run_search(
             if not any(record.status == "complete" for record in search.records):
                 raise _nothing_trained(search, config)
             if search.records != before or not _has_result(folder):
-                finish_run(folder, search, lambda: end - finish - time.monotonic(), display.say)
+                finish_run(folder, search, lambda: end - finish - compare - time.monotonic(), display.say)
+            if config.baselines != "none":
+                compare_run(folder, search, config.baselines, lambda: end - LAST_S - time.monotonic(), display.say)
     run = Run.load(folder)
     draw_pareto(run, folder / "pareto.png")
     write_explorer(run, folder / "explorer.html")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
@@ -146,14 +145,9 @@ def _network(
 
 def _timm_network(name: str, image_size: int | None) -> tuple[nn.Module, int]:
     import timm
-    from timm.utils.model import reparameterize_model
+
+    from hybridnas.zoo.of_timm import create, deployed
 
     config = timm.get_pretrained_cfg(name)
-    own = config.input_size[-1] if config else 224
-    size = image_size or own
-    network: nn.Module | None = None
-    if size != own:
-        with contextlib.suppress(TypeError):  # a model built for any size takes no such argument
-            network = timm.create_model(name, img_size=size)
-    network = (network or timm.create_model(name)).eval().requires_grad_(False)
-    return reparameterize_model(network), size
+    size = image_size or (config.input_size[-1] if config else 224)
+    return deployed(create(name, size)), size

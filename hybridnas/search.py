@@ -56,7 +56,9 @@ def search(
     resume: Annotated[
         bool,
         option(
-            "--resume", help="Go on with a run; only the time, --workers and where things run may change.", panel=RUN
+            "--resume",
+            help="Go on with a run; only the time, --workers, --baselines and where things run may change.",
+            panel=RUN,
         ),
     ] = False,
     workers: Annotated[
@@ -94,6 +96,14 @@ def search(
         option(
             help="What proposes: cost-aware, tpe, gp, nsga2, random. Default: auto, which is cost-aware, and with a "
             "third objective gp or tpe, by how long a training takes.",
+            panel=RUN,
+        ),
+    ] = None,
+    baselines: Annotated[
+        str | None,
+        option(
+            help="What the winner is compared with, trained alike at the end: zoo: published designs (default); timm: "
+            "timm's own models, fine-tuned where their weights can be had; none.",
             panel=RUN,
         ),
     ] = None,

@@ -21,7 +21,7 @@ from hybridnas.files import shipped_folder
 from hybridnas.model import HybridNet
 from hybridnas.pareto import front, hypervolume
 from hybridnas.proxy.rungs import rungs_of
-from hybridnas.proxy.training import Recipe, Trainer, TrainingResult
+from hybridnas.proxy.training import Design, Recipe, Trainer, TrainingResult
 from hybridnas.space import SearchSpace
 from hybridnas.study.loop import Progress, Search
 from hybridnas.study.proposals import Proposal
@@ -142,7 +142,7 @@ class RecordedTrainer(Trainer):
 
     def train(
         self,
-        architecture: Architecture,
+        design: Design,
         recipe: Recipe,
         *,
         seed: int,
@@ -152,7 +152,7 @@ class RecordedTrainer(Trainer):
         on_step: Callable[[float], None] = lambda share: None,
     ) -> TrainingResult:
         """The first `until` epochs."""
-        accuracies, seconds = self.recorded.trained(architecture.key, self.seed)
+        accuracies, seconds = self.recorded.trained(design.key, self.seed)
         network = cast(HybridNet, None)  # a search without storage does not look at it
         return TrainingResult(network, tuple(accuracies[:until].tolist()), seconds)
 

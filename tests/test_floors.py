@@ -40,6 +40,7 @@ FLOORS = {
     "export": 5,
     "pipeline": 6,
     "finishing": 6,
+    "comparing": 6,
     "profiling": 6,
     "tabling": 6,
     "trusting": 6,

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hybridnas.architecture import Architecture
 from hybridnas.errors import OutOfTime, TrainingFailed
 from hybridnas.files import write_atomic
 
 if TYPE_CHECKING:  # who hands tasks on need not import torch
-    from hybridnas.model import HybridNet
-    from hybridnas.proxy.training import Recipe, Trainer
+    from torch import nn
+
+    from hybridnas.proxy.training import Design, Recipe, Trainer
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Task:
     """A training to begin, or to go on with.
 
     Attributes:
-        number: Of the trial.
-        architecture: What to train.
+        number: Of the trial, or any that tells it from the others in flight.
+        architecture: What to train: ours, or one of timm's.
         recipe: How.
         seed: Of the training.
         until: Epochs after which it stops.
@@ -37,7 +37,7 @@ class Task:
     """
 
     number: int
-    architecture: Architecture
+    architecture: Design
     recipe: Recipe
     seed: int
     until: int
@@ -80,7 +80,7 @@ def evaluate(trainer: Trainer, task: Task, on_step: Callable[[float], None]) -> 
     return Outcome(result.accuracies, result.seconds)
 
 
-def save_weights(path: Path, model: HybridNet) -> None:
+def save_weights(path: Path, model: nn.Module) -> None:
     """Leave a network's weights in a safetensors file."""
     from safetensors.torch import save_file
 

@@ -29,7 +29,15 @@ from hybridnas.data.batches import resize
 from hybridnas.data.dataset import Split
 from hybridnas.errors import TrainingFailed
 from hybridnas.model import HybridNet
-from hybridnas.proxy.training import Trainer, autocast_dtype, descend, memory_said, parameter_groups, rate
+from hybridnas.proxy.training import (
+    Trainer,
+    autocast_dtype,
+    channels_last,
+    descend,
+    memory_said,
+    parameter_groups,
+    rate,
+)
 from hybridnas.seeds import derive_seed
 
 
@@ -102,7 +110,8 @@ class FullTraining:
         self.recipe = recipe
         self.seed = seed
         self.num_loaders = num_loaders
-        self.model = model.to(trainer.device).to(memory_format=torch.channels_last)
+        self.model = model
+        channels_last(model.to(trainer.device))
         for part in (model.stem, model.stages):
             part.requires_grad_(not recipe.freeze_backbone)
         self.images = Augmented(trainer, model.architecture.image_size, recipe)
@@ -161,7 +170,12 @@ class FullTraining:
 
     def evaluate(self, part: str) -> float:
         """Accuracy of the averaged weights, 0..1, on 'validation' or 'test' images."""
-        return self.trainer.evaluate(self.averaged, part, batch_size=min(256, 2 * self.batch_size))
+        return self.trainer.evaluate(
+            self.averaged,
+            part,
+            image_size=self.model.architecture.image_size,
+            batch_size=min(256, 2 * self.batch_size),
+        )
 
     def state(self) -> dict[str, Any]:
         """Tensors and numbers alone: `torch.load` needs no code for it."""

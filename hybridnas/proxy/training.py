@@ -28,7 +28,8 @@ from hybridnas.data.dataset import Dataset
 from hybridnas.errors import OutOfTime, TrainingFailed
 from hybridnas.files import write_atomic
 from hybridnas.locks import DeviceLock
-from hybridnas.model import HybridNet, build
+from hybridnas.model import build
+from hybridnas.zoo.of_timm import TimmModel
 
 #: All cores train where a step takes less than this share of what one core needs.
 WORTH = 0.9
@@ -36,6 +37,11 @@ WORTH = 0.9
 LOST, LOST_STEPS = 10.0, 5
 #: Epochs of a run where nothing else is asked for.
 DEFAULT_EPOCHS = 3
+#: What trained weights go on with, instead of a recipe's learning rate.
+FINE_TUNING_RATE = 3e-4
+
+#: Something to train: both have an image size and a key.
+Design = Architecture | TimmModel
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ class Recipe:
 class TrainingResult:
     """A trained network, its validation accuracy after each epoch, and the seconds that it took."""
 
-    model: HybridNet = field(repr=False)
+    model: nn.Module = field(repr=False)
     accuracies: tuple[float, ...]
     seconds: float
 
@@ -99,7 +105,7 @@ def quickest_num_threads(cores: int, image_size: int, batch_size: int) -> int:
 
 
 class Trainer:
-    """Trains architectures on one data set and one device.
+    """Trains designs on one data set and one device.
 
     Images are resized once for each image size and kept.
     """
@@ -121,7 +127,7 @@ class Trainer:
 
     def train(
         self,
-        architecture: Architecture,
+        design: Design,
         recipe: Recipe,
         *,
         seed: int,
@@ -135,7 +141,7 @@ class Trainer:
         Stopped after some epochs and gone on with later, it is, on a CPU, the same network as without a stop.
 
         Args:
-            architecture: What to train.
+            design: What to train.
             recipe: How.
             seed: Of the weights, the order of the images and the augmentation.
             until: Stop after so many epochs of the recipe's; None is all.
@@ -149,11 +155,11 @@ class Trainer:
         """
         torch.set_num_threads(self.threads)
         with memory_said():
-            return self._train(architecture, recipe, seed, until or recipe.epochs, checkpoint, seconds_left, on_step)
+            return self._train(design, recipe, seed, until or recipe.epochs, checkpoint, seconds_left, on_step)
 
     def _train(
         self,
-        architecture: Architecture,
+        design: Design,
         recipe: Recipe,
         seed: int,
         until: int,
@@ -162,9 +168,9 @@ class Trainer:
         on_step: Callable[[float], None],
     ) -> TrainingResult:
         start = time.perf_counter()
-        images = self.batches("train", architecture.image_size)
+        images = self.batches("train", design.image_size)
         torch.manual_seed(seed)
-        model = build(architecture, self.dataset.num_classes).to(self.device).to(memory_format=torch.channels_last)
+        model = channels_last(made(design, self.dataset.num_classes).to(self.device))
         order = torch.Generator().manual_seed(seed)
         optimizer = torch.optim.AdamW(
             parameter_groups(model, recipe.weight_decay),
@@ -178,12 +184,12 @@ class Trainer:
         autocast = torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
         scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
         ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
-        augment = augmentation(recipe, architecture.image_size)
-        trained: HybridNet = model if ema is None else ema.module
+        augment = augmentation(recipe, design.image_size)
+        trained: nn.Module = model if ema is None else ema.module
         accuracies: list[float] = []
         parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule, "scaler": scaler}
         parts |= {} if ema is None else {"average": ema}
-        identity = {"key": architecture.key, "seed": seed, "recipe": asdict(recipe)}
+        identity = {"key": design.key, "seed": seed, "recipe": asdict(recipe)}
         state = read_state(checkpoint, identity)
         if state:
             for name, part in parts.items():
@@ -220,17 +226,17 @@ class Trainer:
                     if expected > seconds_left * 1.1:
                         raise OutOfTime(f"would take {expected:.0f} s, {seconds_left:.0f} s are left")
                 on_step(done / (last - first))
-            accuracies.append(self.evaluate(trained, "validation"))
+            accuracies.append(self.evaluate(trained, "validation", image_size=design.image_size))
         if checkpoint and until < recipe.epochs:
             state = {name: part.state_dict() for name, part in parts.items()}
             state |= {"order": order.get_state(), "random": torch.get_rng_state(), "accuracies": accuracies}
             write_atomic(checkpoint, partial(torch.save, state | {"identity": identity}))
         return TrainingResult(trained, tuple(accuracies), time.perf_counter() - start)
 
-    def evaluate(self, model: HybridNet, part: str, *, batch_size: int = 256) -> float:
+    def evaluate(self, model: nn.Module, part: str, *, image_size: int, batch_size: int = 256) -> float:
         """Accuracy of `model`, 0..1, on a part of the data: balanced where the classes are not (`is_balanced`)."""
         model.eval()
-        batches = self.batches(part, model.architecture.image_size)
+        batches = self.batches(part, image_size)
         found = []
         with torch.inference_mode():
             for x, _ in batches.in_order(batch_size):
@@ -242,6 +248,29 @@ class Trainer:
         present, labels = batches.labels.cpu().unique(return_inverse=True)
         hits = torch.zeros(len(present), dtype=torch.double).index_add_(0, labels, right)
         return float((hits / labels.bincount()).mean())
+
+
+def made(design: Design, num_classes: int) -> nn.Module:
+    """The network of a design with fresh weights, or with those that it names."""
+    return design.build(num_classes) if isinstance(design, TimmModel) else build(design, num_classes)
+
+
+def channels_last(model: nn.Module) -> nn.Module:
+    """The same model with channels last in memory, as convolutions train quicker.
+
+    But for strided 1x1 convolutions of a few channels, such as FastViT's first: torch 2.15's gradient of these writes
+    past its memory on a CPU, and the process dies.
+    """
+    model = model.to(memory_format=torch.channels_last)
+    for part in model.modules():
+        if isinstance(part, nn.Conv2d) and part.kernel_size == (1, 1) and part.stride > (1, 1) and part.in_channels < 8:
+            part.to(memory_format=torch.contiguous_format)
+            part.register_forward_pre_hook(_contiguous)
+    return model
+
+
+def _contiguous(part: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (given[0].contiguous(),)
 
 
 def read_state(checkpoint: Path | None, identity: dict[str, Any]) -> dict[str, Any]:

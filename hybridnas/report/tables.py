@@ -94,11 +94,62 @@ def summary(run: Run) -> str:
             f"{_accuracy(row, balanced=balanced)}"
             for row in known
         ]
+        lines += _paid_off(run)
         if "seconds" in result:
             spent = sorted(result["seconds"].items(), key=lambda item: -item[1])
             lines.append("Seconds: " + ", ".join(f"{seconds:.0f} {doing}" for doing, seconds in spent) + ".")
         lines += _order_kept([row for row in result["confirmed"] if row.get("epochs", 0) > (run.config.epochs or 0)])
     return "\n".join(lines)
+
+
+def _paid_off(run: Run) -> list[str]:
+    """The winner beside known designs and timm's models: what was trained at the end, and a sentence."""
+    result = run.result
+    rows = [row for row in result.get("baselines") or () if "gain" in row]
+    lines = [
+        f"{_called(row)}, {row['latency_ms']:.2f} ms, {_how(row)}:\n  accuracy {100 * row['accuracy']:.1f} % on "
+        f"validation ({_count(len(row['accuracies']), 'seed')}), {100 * row['test_accuracy']:.1f} % on the test images"
+        for row in rows
+        if row["kind"] != "seeded"
+    ]
+    lines += [remark for remarks in result.get("baseline_remarks", {}).values() for remark in remarks]
+    if rows:
+        winner_ms = result["targets"][0]["latency_ms_p50"]
+        own = f", itself the known design {run.best.design}," if run.best.design else ""
+        clauses = [_beside(row, winner_ms) for row in rows]
+        lines.append(f"Did it pay off? At {winner_ms:.2f} ms the winner{own} is {'; '.join(clauses)}.")
+    elif run.best.design:
+        lines.append(f"Did it pay off? The winner is itself the known design {run.best.design}.")
+    return lines
+
+
+def _beside(row: dict[str, Any], winner_ms: float) -> str:
+    """What the winner is, beside one baseline. An interval that holds zero tells nothing about which is better."""
+    gain, margin, ms = 100 * row["gain"], 100 * row["gain_margin"], row["latency_ms"]
+    which = f"{_called(row)} ({ms:.2f} ms" + (")" if row["kind"] == "seeded" else f", {_how(row)})")
+    if abs(gain) > margin:
+        sign = 1 if gain > 0 else -1
+        interval = f"95 % interval {sign * gain - margin:.1f} to {sign * gain + margin:.1f}"
+        points = f"{abs(gain):.1f} points ({interval})"
+        return f"{points} more accurate than {which}" if gain > 0 else f"{points} less accurate than {which}: use that"
+    interval = f"{gain:+.1f} points, 95 % interval {gain - margin:+.1f} to {gain + margin:+.1f}"
+    verdict = "" if winner_ms < ms else ": use that"
+    return f"no better for sure than {which}, {interval}{verdict or ', but faster'}"
+
+
+def _called(row: dict[str, Any]) -> str:
+    name = row["name"]
+    return {"seeded": f"the best known design in the space, {name}", "zoo": f"the zoo's {name}"}.get(
+        row["kind"], f"timm's {name}"
+    )
+
+
+def _how(row: dict[str, Any]) -> str:
+    return "fine-tuned from timm's weights" if row["pretrained"] else "trained from scratch by the same recipe"
+
+
+def _count(number: int, what: str) -> str:
+    return f"one {what}" if number == 1 else f"mean of {number} {what}s"
 
 
 def _accuracy(row: dict[str, Any], *, balanced: bool) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,8 +13,10 @@ from scipy import stats
 from hybridnas.cost.measure import Cost, timed
 from hybridnas.errors import BudgetError, RunError
 from hybridnas.model import HybridNet, build
-from hybridnas.proxy.evaluation import Outcome, Task
+from hybridnas.proxy.evaluation import Outcome, Result, Task
+from hybridnas.proxy.training import Recipe
 from hybridnas.seeds import derive_seed
+from hybridnas.study.executors import Executor
 from hybridnas.study.loop import Search, over_budget
 from hybridnas.study.records import TrialRecord
 
@@ -131,14 +133,62 @@ def margins(confirmed: Sequence[Confirmed], num_images: int) -> list[float]:
     From the spread of seeds, pooled over the designs that were trained with several; where none was, from the number
     of images alone, which leaves the luck of a training out.
     """
-    several = [each.accuracies for each in confirmed if len(each.accuracies) > 1]
-    freedom = sum(len(found) - 1 for found in several)
-    if freedom:
-        spread_of_seeds = math.sqrt(sum((len(f) - 1) * statistics.variance(f) for f in several) / freedom)
-        quantile = float(stats.t.ppf((1 + LEVEL) / 2, freedom))
-        return [quantile * spread_of_seeds / math.sqrt(max(1, len(each.accuracies))) for each in confirmed]
-    quantile = float(stats.norm.ppf((1 + LEVEL) / 2))
+    deviation, quantile = _luck([each.accuracies for each in confirmed])
+    if deviation is not None:
+        return [quantile * deviation / math.sqrt(max(1, len(each.accuracies))) for each in confirmed]
     return [quantile * math.sqrt(each.accuracy * (1 - each.accuracy) / num_images) for each in confirmed]
+
+
+def margin_of_difference(
+    one: Sequence[float], other: Sequence[float], every: Sequence[Sequence[float]], num_images: int
+) -> float:
+    """Half the 95 % interval of the difference between two designs' mean accuracies, as `margins` finds it.
+
+    Args:
+        one: Accuracies of a design, by seed.
+        other: Those of another.
+        every: Those of all whose seeds tell how much luck there is.
+        num_images: That accuracies are shares of.
+    """
+    deviation, quantile = _luck(every)
+    if deviation is not None:
+        return quantile * deviation * math.sqrt(1 / len(one) + 1 / len(other))
+    means = [statistics.mean(one), statistics.mean(other)]
+    return quantile * math.sqrt(sum(mean * (1 - mean) for mean in means) / num_images)
+
+
+def _luck(every: Sequence[Sequence[float]]) -> tuple[float | None, float]:
+    """The deviation of one training, pooled over designs with several seeds, None where there are none; a quantile."""
+    several = [accuracies for accuracies in every if len(accuracies) > 1]
+    freedom = sum(len(accuracies) - 1 for accuracies in several)
+    if not freedom:
+        return None, float(stats.norm.ppf((1 + LEVEL) / 2))
+    deviation = math.sqrt(sum((len(found) - 1) * statistics.variance(found) for found in several) / freedom)
+    return deviation, float(stats.t.ppf((1 + LEVEL) / 2, freedom))
+
+
+def longer(recipe: Recipe) -> Recipe:
+    """How what is confirmed trains, and what is compared with it."""
+    return replace(recipe, epochs=LONGER * recipe.epochs)
+
+
+def longer_seed(search_seed: int, key: str, number: int) -> int:
+    """The seed of a design's longer training, the first or another."""
+    return derive_seed(search_seed, "confirm", key, *([number] if number else []))
+
+
+def each_ended(places: Executor, tasks: Iterator[Task]) -> Iterator[tuple[Task, Result]]:
+    """Do tasks, as many at once as there are places for; each is asked for when there is a place."""
+    in_flight = 0
+    while True:
+        while in_flight < places.num_places and (task := next(tasks, None)):
+            places.submit(task)
+            in_flight += 1
+        if not in_flight:
+            return
+        ended = places.wait(lambda share: None)
+        in_flight -= 1
+        yield ended
 
 
 def _time_again(search: Search, record: TrialRecord, confirmed: list[Confirmed], say: Callable[[str], None]) -> bool:
@@ -168,33 +218,27 @@ def _train_longer(
     say: Callable[[str], None],
 ) -> None:
     """Train all from one more seed, as many at once as there are places for."""
-    assert search.storage
-    recipe = replace(search.recipe, epochs=LONGER * search.recipe.epochs)
-    waiting = list(confirmed)
-    in_flight: dict[int, Confirmed] = {}
-    while waiting or in_flight:
-        while waiting and len(in_flight) < search.places.num_places:
-            each = waiting.pop(0)
+    recipe = longer(search.recipe)
+    by_number = {each.record.number: each for each in confirmed}
+
+    def tasks() -> Iterator[Task]:
+        assert search.storage
+        for each in confirmed:
             record = each.record
             if number and (not each.longer or _seconds(search, record) > seconds_left()):
                 continue
-            seed = derive_seed(search.seed, "confirm", record.architecture.key, *([number] if number else []))
-            weights = search.storage.confirmed(record.number, number)
-            task = Task(
+            yield Task(
                 record.number,
                 record.architecture,
                 recipe,
-                seed,
+                longer_seed(search.seed, record.architecture.key, number),
                 recipe.epochs,
-                weights=weights,
+                weights=search.storage.confirmed(record.number, number),
                 seconds_left=seconds_left(),
             )
-            in_flight[record.number] = each
-            search.places.submit(task)
-        if not in_flight:
-            break
-        task, result = search.places.wait(lambda share: None)
-        each = in_flight.pop(task.number)
+
+    for task, result in each_ended(search.places, tasks()):
+        each = by_number[task.number]
         record = each.record
         if not isinstance(result, Outcome):
             if not each.longer:

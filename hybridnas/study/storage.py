@@ -173,6 +173,10 @@ class Storage:
         """Where the weights of a trial lie that was trained longer."""
         return self.folder / "checkpoints" / f"confirmed-{number}-{seed}.safetensors"
 
+    def baseline(self, name: str) -> Path:
+        """Where the weights of a known design or model lie for as long as it is tested."""
+        return self.folder / "checkpoints" / f"baseline-{name}.safetensors"
+
     def clear_confirmed(self) -> None:
         """Remove these."""
         for path in (self.folder / "checkpoints").glob("confirmed-*"):

@@ -1,0 +1,332 @@
+"""What a winner is compared with: designs of the zoo, or timm's models, that hold the same budget, trained alike."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from hybridnas import zoo
+from hybridnas.architecture import Architecture
+from hybridnas.cost.macs import UncountedOperatorError, count_macs
+from hybridnas.cost.measure import Cost, timed
+from hybridnas.errors import ArchitectureError, CannotRun, ConfigError, OutOfTime, TrainingFailed
+from hybridnas.model import num_params
+from hybridnas.proxy.evaluation import Outcome, Task
+from hybridnas.proxy.training import FINE_TUNING_RATE, Design, made
+from hybridnas.study.confirm import NUM_SEEDS, TIMING_S, each_ended, longer, longer_seed
+from hybridnas.study.loop import Search
+from hybridnas.zoo.of_timm import BACKBONES, TimmModel, cached_weights, downloaded_weights, hub_answers
+
+#: How many are trained.
+NUM_TRAINED = 2
+#: Finding them takes no larger share of the time, and no more seconds.
+FINDING_SHARE, MOST_FINDING_S = 1 / 3, 90.0
+#: The zoo is walked by multiply-adds; after so many in a row over the budget the rest is taken to be, too.
+TOO_LARGE = 6
+#: In fewer seconds nothing is begun.
+LEAST_S = 5.0
+#: What a training of a known latency takes at least, as a share of what those of the search let expect.
+AT_LEAST = 0.25
+
+Say = Callable[[str], None]
+SecondsLeft = Callable[[], float]
+
+
+@dataclass
+class Baseline:
+    """A design that holds the budget, and what training it like the winner gave: `accuracies` by seed.
+
+    `kind` is zoo or timm; the milliseconds are the first target's. `seconds` is what its last training took.
+    """
+
+    name: str
+    kind: str
+    design: Design
+    macs: int
+    params: int
+    latency_ms: float | None
+    accuracies: list[float] = field(default_factory=list)
+    test_accuracy: float | None = None
+    seconds: float = 0.0
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether it began with weights that others had trained."""
+        return isinstance(self.design, TimmModel) and self.design.weights is not None
+
+    def add(self, accuracy: float, test_accuracy: float) -> None:
+        """One more seed; on the test images the best network counts, as of the winner."""
+        if accuracy >= max(self.accuracies, default=0.0):
+            self.test_accuracy = test_accuracy
+        self.accuracies.append(accuracy)
+
+    def row(self) -> dict[str, Any]:
+        """What result.json says of it."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "layout": self.design.layout if isinstance(self.design, Architecture) else "",
+            "image_size": self.design.image_size,
+            "macs": self.macs,
+            "params": self.params,
+            "latency_ms": self.latency_ms,
+            "accuracies": self.accuracies,
+            "accuracy": statistics.mean(self.accuracies),
+            "test_accuracy": self.test_accuracy,
+            "pretrained": self.pretrained,
+        }
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Baseline:
+        """One that was trained before; its weights, if it had some, are looked for again."""
+        size = row["image_size"]
+        design: Design
+        if row["kind"] == "zoo":
+            design = replace(zoo.load(row["name"]), image_size=size)
+        else:
+            design = TimmModel(row["name"], size, cached_weights(row["name"]) if row["pretrained"] else None)
+        return cls(
+            row["name"],
+            row["kind"],
+            design,
+            row["macs"],
+            row["params"],
+            row["latency_ms"],
+            list(row["accuracies"]),
+            row["test_accuracy"],
+        )
+
+
+def find_designs(search: Search, image_size: int, seconds_left: SecondsLeft) -> tuple[list[Baseline], list[str]]:
+    """Designs of the zoo, rebuilt for the image size, that hold the budget on every target, and what was found.
+
+    The first has the best published accuracy. Those that the search itself tried are left out. With a frozen table
+    latencies are what that says, as in the search.
+    """
+    tried = {record.architecture.key for record in search.records}
+    found: list[Baseline] = []
+    counts: Counter[str] = Counter()
+    in_a_row = 0
+    for name in sorted(zoo.names(), key=lambda name: zoo.entry(name).published.macs):
+        if in_a_row == TOO_LARGE or seconds_left() <= 0:
+            counts["not timed: larger" if in_a_row == TOO_LARGE else "not timed for lack of time"] += 1
+            continue
+        design = replace(zoo.load(name), image_size=image_size)
+        if design.key in tried:
+            counts["tried by the search itself"] += 1
+            continue
+        try:
+            costs = search.costing.assess(design, search.budget)
+        except (ArchitectureError, UncountedOperatorError):
+            counts[f"cannot be built for {image_size} px"] += 1
+            continue
+        except CannotRun:
+            counts["cannot be run"] += 1
+            continue
+        except ConfigError:  # of the costing, only where the table is frozen
+            counts["not in the frozen table"] += 1
+            continue
+        if search.budget.excess(costs) > 0:
+            counts["over the budget"] += 1
+            in_a_row += 1
+            continue
+        in_a_row = 0
+        counts["within the budget"] += 1
+        found.append(Baseline(name, "zoo", design, costs[0].macs, costs[0].params, costs[0].milliseconds))
+    found.sort(key=lambda each: -zoo.entry(each.name).top1)
+    told = ", ".join(f"{count} {what}" for what, count in counts.items())
+    return found, [f"Of the {len(zoo.names())} designs of the zoo, at {image_size} px: {told}."]
+
+
+def find_models(search: Search, image_size: int, seconds_left: SecondsLeft) -> tuple[list[Baseline], list[str]]:
+    """Of each kind of timm's backbones the slowest that holds the budget on every target, the slowest kind first.
+
+    timm says nothing offline of how accurate they are; what uses up more of the budget is mostly larger. All are timed
+    for real, with a frozen table, too, since they have no parts that it knows.
+    """
+    best: dict[str, Baseline] = {}
+    going = set(BACKBONES)
+    remarks: list[str] = []
+    tried = 0
+    for step in range(max(map(len, BACKBONES.values()))):
+        for kind, names in BACKBONES.items():
+            if kind not in going or step >= len(names):
+                continue
+            if seconds_left() <= 0:
+                remarks = remarks or ["There was no time to time all of timm's models."]
+                continue
+            model = TimmModel(names[step], image_size)
+            tried += 1
+            try:
+                costs = _measured(search, model)
+            except (CannotRun, UncountedOperatorError, RuntimeError, AssertionError, ValueError):
+                going.remove(kind)
+                remarks.append(f"timm's {model.name} cannot be run at {image_size} px.")
+                continue
+            if search.budget.excess(costs) > 0:
+                going.remove(kind)
+                continue
+            best[kind] = Baseline(model.name, "timm", model, costs[0].macs, costs[0].params, costs[0].latency_ms_p50)
+    found = sorted(best.values(), key=lambda each: -(each.latency_ms or 0.0))
+    names_found = f": {', '.join(each.name for each in found)}" if found else ""
+    return found, [
+        f"Of timm's models ({len(BACKBONES)} kinds, {tried} models timed) {len(found)} kinds have one within the "
+        f"budget{names_found}; the slowest of different kinds are trained.",
+        *remarks,
+    ]
+
+
+def _measured(search: Search, model: TimmModel) -> tuple[Cost, ...]:
+    """What one of timm's models costs on every target; not timed where it is over another budget."""
+    network: nn.Module = model.deploy(search.trainer.dataset.num_classes)
+    macs, params = count_macs(network, model.image_size), num_params(network)
+    costs = tuple(
+        Cost(
+            macs,
+            params,
+            None,
+            None,
+            None,
+            timer.target,
+            timer.setting.batch_size,
+            runtime=timer.setting.runtime,
+            precision=timer.setting.precision,
+        )
+        for timer in search.costing.timers
+    )
+    if search.budget.excess(costs) > 0:
+        return costs
+    return tuple(
+        timed(cost, timer.measure(network, model.image_size, seconds=TIMING_S), None)
+        for cost, timer in zip(costs, search.costing.timers, strict=True)
+    )
+
+
+def train_baselines(
+    search: Search,
+    candidates: Sequence[Baseline],
+    seconds_left: SecondsLeft,
+    say: Say,
+    keep: Callable[[], None],
+) -> list[str]:
+    """Train the first two candidates that the time allows as the winner was: each from one seed, then from another.
+
+    Those of timm begin with timm's weights where these are on this machine or the hub answers, at a lower learning
+    rate. What some have from before counts.
+
+    Args:
+        search: What was searched; its places train.
+        candidates: The best first; accuracies are added to them.
+        seconds_left: Until all must end.
+        say: Told what each training gave.
+        keep: Called when a training has ended.
+
+    Returns:
+        Why some were left out, in sentences.
+    """
+    failed: dict[int, TrainingFailed | OutOfTime] = {}
+    begun = {i for i, each in enumerate(candidates) if each.accuracies}
+
+    def tasks(number: int) -> Iterator[Task]:
+        for i, each in enumerate(candidates):
+            if len(each.accuracies) != number or (not number and len(begun - failed.keys()) >= NUM_TRAINED):
+                continue
+            left = seconds_left()
+            if left < LEAST_S or each.seconds > left or _least_seconds(search, each) > left:
+                if not number:
+                    failed[i] = OutOfTime(f"{left:.0f} s are left")
+                continue
+            if not number:
+                each.design = _with_weights(each.design, search.trainer.dataset.num_classes)
+            begun.add(i)
+            yield _task(search, each, i, number, left)
+
+    for number in range(NUM_SEEDS):
+        for task, result in each_ended(search.places, tasks(number)):
+            each = candidates[task.number]
+            if not isinstance(result, Outcome):
+                if not each.accuracies:
+                    failed[task.number] = result
+                continue
+            assert task.weights
+            each.seconds = result.seconds
+            each.add(result.accuracies[-1], _test_accuracy(search, each.design, task.weights))
+            keep()
+            say(
+                f"{each.kind}'s {each.name}{' again' if number else ''}: accuracy {result.accuracies[-1]:.3f} after "
+                f"{task.recipe.epochs} epochs, {each.latency_ms:.3g} ms"
+            )
+    return _left_out([(candidates[i].name, reason) for i, reason in failed.items()])
+
+
+def _left_out(reasons: Sequence[tuple[str, TrainingFailed | OutOfTime]]) -> list[str]:
+    late = [name for name, reason in reasons if isinstance(reason, OutOfTime)]
+    said = [f"{name} was left out: {reason}." for name, reason in reasons if name not in late]
+    return [f"There was no time left to train {', '.join(late)}.", *said] if late else said
+
+
+def _task(search: Search, each: Baseline, place: int, number: int, left: float) -> Task:
+    assert search.storage
+    recipe = longer(search.recipe)
+    if each.pretrained:
+        recipe = replace(recipe, learning_rate=FINE_TUNING_RATE)
+    return Task(
+        place,
+        each.design,
+        recipe,
+        longer_seed(search.seed, each.design.key, number),
+        recipe.epochs,
+        weights=search.storage.baseline(each.name),
+        seconds_left=left,
+    )
+
+
+def _least_seconds(search: Search, each: Baseline) -> float:
+    """What a training takes at the very least, from those of the search: even to begin a hopeless one costs time."""
+    per_ms = [
+        record.seconds / len(record.accuracies) / record.cost.milliseconds
+        for record in search.records
+        if record.accuracies and record.cost.milliseconds
+    ]
+    if not per_ms or not each.latency_ms:
+        return 0.0
+    return AT_LEAST * statistics.median(per_ms) * each.latency_ms * longer(search.recipe).epochs
+
+
+@cache
+def _hub_answers() -> bool:
+    return hub_answers()
+
+
+def _with_weights(design: Design, num_classes: int) -> Design:
+    """One of timm's models with timm's weights, if they can be had and fit."""
+    if not isinstance(design, TimmModel):
+        return design
+    file = cached_weights(design.name) or (downloaded_weights(design.name) if _hub_answers() else None)
+    if file is None:
+        return design
+    trained = replace(design, weights=file)
+    try:
+        trained.build(num_classes)
+    except TrainingFailed:
+        return design
+    return trained
+
+
+def _test_accuracy(search: Search, design: Design, weights: Path) -> float:
+    """Of the network whose weights a training left, which are removed."""
+    from safetensors.torch import load_file
+
+    trainer = search.trainer
+    fresh = replace(design, weights=None) if isinstance(design, TimmModel) else design
+    network = made(fresh, trainer.dataset.num_classes)
+    network.load_state_dict(load_file(weights))
+    weights.unlink()
+    return trainer.evaluate(network.to(trainer.device), "test", image_size=design.image_size)
