@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -337,9 +337,10 @@ def rate(step: int, total: int, warm_up: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1.0, total - warm)))
 
 
-def parameter_groups(model: HybridNet, weight_decay: float) -> list[dict[str, object]]:
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Weights of matrices and convolutions decay; norms, biases, scales and learned positions do not."""
-    spared = model.no_weight_decay()
+    named = getattr(model, "no_weight_decay", None)  # not all of timm's have it
+    spared: Collection[str] = named() if named else ()
     decayed: list[Tensor] = []
     free: list[Tensor] = []
     for name, parameter in model.named_parameters():

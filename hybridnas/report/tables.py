@@ -118,7 +118,7 @@ def _paid_off(run: Run) -> list[str]:
         own = f", itself the known design {run.best.design}," if run.best.design else ""
         clauses = [_beside(row, winner_ms) for row in rows]
         lines.append(f"Did it pay off? At {winner_ms:.2f} ms the winner{own} is {'; '.join(clauses)}.")
-    elif run.best.design:
+    elif run.best.design and "baseline_remarks" in result:
         lines.append(f"Did it pay off? The winner is itself the known design {run.best.design}.")
     return lines
 

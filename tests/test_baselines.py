@@ -1,0 +1,249 @@
+"""What a winner is compared with: who is trained, what is kept of it, and what is said."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import timm
+import torch
+from fakes import CountingTimer
+from safetensors.torch import save_file
+
+from hybridnas import Run, SearchConfig, run_search, zoo
+from hybridnas.comparing import compare_run
+from hybridnas.data.loading import Loading
+from hybridnas.data.sources import open_source
+from hybridnas.errors import TrainingFailed
+from hybridnas.proxy.training import Design, Recipe, Trainer, TrainingResult, channels_last, made
+from hybridnas.report.tables import summary
+from hybridnas.study import baselines
+from hybridnas.study.confirm import margin_of_difference
+from hybridnas.zoo import of_timm
+from hybridnas.zoo.of_timm import BACKBONES, TimmModel, cached_weights
+
+SMALL = "test_resnet"  # timm's, made for tests: 0.5 M parameters
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_worlds() -> Any:
+    """A zoo of two designs, and two small kinds of timm's models; no network."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zoo, "names", lambda: ("levit_128", "mobilenetv2_100", "vit_base_patch16_224"))
+        patch.setattr(baselines, "BACKBONES", {"ResNet": (SMALL,), "EfficientNet": ("test_efficientnet",)})
+        patch.setattr(baselines, "_hub_answers", lambda: False)
+        patch.setattr("hybridnas.comparing.LEAST_S", 0.0)
+        patch.setattr("hybridnas.comparing.MOST_FINDING_S", 1e9)
+        patch.setattr(baselines, "LEAST_S", 0.0)
+        patch.setattr("hybridnas.pipeline.Timer", lambda target, **_: CountingTimer(target))
+        yield
+
+
+@pytest.fixture(scope="module")
+def settings(space_file: Path, npz_file: Path) -> dict[str, Any]:
+    return {"space": str(space_file), "data": str(npz_file), "epochs": 1, "trials": 2, "threads": 1, "budget_ms": 1000}
+
+
+@pytest.fixture(scope="module")
+def finished(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run compared with timm's models."""
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    run_search(SearchConfig(**settings, baselines="timm", out=folder))
+    return folder
+
+
+def test_two_of_timms_models_are_trained_as_the_winner_was(finished: Path) -> None:
+    run = Run.load(finished)
+    rows = {row["name"]: row for row in run.result["baselines"] if row["kind"] == "timm"}
+    assert rows.keys() == {SMALL, "test_efficientnet"}
+    winner = next(row for row in run.result["confirmed"] if row["number"] == run.result["winner"])
+    for name, row in rows.items():
+        params = sum(p.numel() for p in timm.create_model(name, num_classes=3).parameters())
+        assert row["params"] == params and row["latency_ms"] == pytest.approx((params + 1) / 1e4)
+        assert row["accuracy"] == sum(row["accuracies"]) / 2 and 0 <= row["test_accuracy"] <= 1
+        assert row["gain"] == pytest.approx(sum(winner["accuracies"]) / 2 - row["accuracy"]) and row["gain_margin"] > 0
+        assert not row["pretrained"] and row["layout"] == ""
+    assert not list((finished / "checkpoints").glob("baseline-*"))
+    text = summary(run)
+    assert "Did it pay off? At" in text and f"timm's {SMALL} (" in text and "from scratch by the same recipe" in text
+
+
+def test_a_run_that_ended_trains_none_again_and_another_kind_joins_in(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "copy"))
+    before = Run.load(folder).result["baselines"]
+    trained: list[str] = []
+
+    def train(self: Trainer, design: Design, *_: object, **__: object) -> TrainingResult:
+        trained.append(design.key)
+        return TrainingResult(made(design, 3), (0.25, 0.5), 0.1)
+
+    monkeypatch.setattr(Trainer, "train", train)
+    run_search(SearchConfig(out=folder), resume=True)
+    assert trained == [] and Run.load(folder).result["baselines"] == before
+
+    monkeypatch.setattr("hybridnas.comparing._modest", lambda search: math.inf)
+    run = run_search(SearchConfig(out=folder, baselines="zoo"), resume=True)
+    kinds = [row["kind"] for row in run.result["baselines"]]
+    assert len(trained) == 4 and kinds.count("zoo") == 2 and kinds.count("timm") == 2
+    names = {row["name"] for row in run.result["baselines"] if row["kind"] == "zoo"}
+    assert names == {"levit_128", "mobilenetv2_100"}  # by published accuracy 1 and 2 of what holds 1,000 ms
+    assert len(set(trained)) == 2
+    levit = replace(zoo.load("levit_128"), image_size=16)
+    assert next(row for row in run.result["baselines"] if row["name"] == "levit_128")["layout"] == levit.layout
+
+
+def test_killed_in_the_middle_it_goes_on(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "copy"))
+    whole = Run.load(folder).result["baselines"]
+    result = json.loads((folder / "result.json").read_text())
+    del result["baseline_remarks"]
+    result["baselines"] = [row for row in result["baselines"] if row["kind"] == "timm"][:1]
+    result["baselines"][0] |= {"accuracies": result["baselines"][0]["accuracies"][:1]}
+    (folder / "result.json").write_text(json.dumps(result))
+    trained: list[str] = []
+    train = Trainer.train
+    monkeypatch.setattr(
+        Trainer, "train", lambda self, design, *a, **k: (trained.append(design.key), train(self, design, *a, **k))[1]
+    )
+    run = run_search(SearchConfig(out=folder), resume=True)
+    assert len(trained) == 3
+
+    def accuracies(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
+        return {row["name"]: row["accuracies"] for row in rows}
+
+    assert accuracies(run.result["baselines"]) == accuracies(whole)
+
+
+def test_without_time_it_is_said_and_nothing_trained(settings: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run = run_search(SearchConfig(**settings, baselines="none", out=folder))
+    assert run.result["baselines"] == [] and "Did it pay off" not in summary(run)
+    compare_run(folder, _Ended(), "zoo", lambda: -1.0, print)  # type: ignore[arg-type]
+    assert "No time was left to train designs of the zoo beside the winner." in summary(Run.load(folder))
+
+
+class _Ended:
+    """Of a search that ended, what writing its result asks for."""
+
+    spent: dict[str, float] = {}
+
+    class trainer:  # noqa: N801
+        class dataset:  # noqa: N801
+            validation = range(60)
+
+
+def weights_of(model: torch.nn.Module, file: Path) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, file)
+    return file
+
+
+def test_cached_weights_are_found_and_trained_on(
+    npz_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder laid out as the hub's client leaves it."""
+    repository = timm.get_pretrained_cfg(SMALL).hf_hub_id
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    assert cached_weights(SMALL) is None
+    folder = tmp_path / f"models--{repository.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("abc")
+    theirs = timm.create_model(SMALL)
+    file = weights_of(theirs, folder / "snapshots" / "abc" / "model.safetensors")
+    assert cached_weights(SMALL) == file
+
+    design = baselines._with_weights(TimmModel(SMALL, 16), 3)
+    assert isinstance(design, TimmModel) and design.weights == file and design.key != TimmModel(SMALL, 16).key
+    ours, fresh = design.build(3).state_dict(), TimmModel(SMALL, 16).build(3).state_dict()
+    same = [name for name in ours if torch.equal(ours[name], theirs.state_dict().get(name, torch.empty(0)))]
+    assert {name for name in ours if name not in same} == {"fc.weight", "fc.bias"}  # a head of their own
+    assert not torch.equal(fresh["conv1.0.weight"], ours["conv1.0.weight"])
+    trainer = Trainer(open_source(str(npz_file)).load(Loading(16)), torch.device("cpu"), threads=1)
+    result = trainer.train(design, Recipe(1, learning_rate=1e-9), seed=0)
+    kept = result.model.state_dict()["conv1.0.weight"]
+    assert torch.allclose(kept, theirs.state_dict()["conv1.0.weight"], atol=1e-6)
+
+
+def test_weights_of_something_else_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = weights_of(timm.create_model("test_efficientnet"), tmp_path / "other.safetensors")
+    with pytest.raises(TrainingFailed, match="its pretrained weights cannot be used"):
+        TimmModel(SMALL, 16, file).build(3)
+    monkeypatch.setattr(baselines, "cached_weights", lambda name: file)
+    assert baselines._with_weights(TimmModel(SMALL, 16), 3) == TimmModel(SMALL, 16)
+
+
+def test_a_hub_that_is_not_there_costs_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert not of_timm.hub_answers()
+
+
+@pytest.mark.parametrize("name", [name for names in BACKBONES.values() for name in names])
+def test_the_models_are_timms(name: str) -> None:
+    assert timm.is_model(name)
+
+
+def test_the_interval_of_a_difference() -> None:
+    # Pooled variance 5e-4 of two designs with two seeds: two degrees of freedom, t = 4.303.
+    every = [(0.70, 0.72), (0.60, 0.64), (0.5,)]
+    deviation = 5e-4**0.5
+    assert margin_of_difference(every[0], every[1], every, 9) == pytest.approx(4.3027 * deviation, rel=1e-4)
+    assert margin_of_difference(every[0], every[2], every, 9) == pytest.approx(4.3027 * deviation * 1.5**0.5, rel=1e-4)
+    both = (0.8 * 0.2 + 0.5 * 0.5) / 400
+    assert margin_of_difference((0.8,), (0.5,), [(0.8,), (0.5,)], 400) == pytest.approx(1.95996 * both**0.5, rel=1e-4)
+
+
+def row(kind: str, gain: float, margin: float, ms: float, **fields: Any) -> dict[str, Any]:
+    return {
+        "name": "a", "kind": kind, "gain": gain, "gain_margin": margin, "latency_ms": ms, "pretrained": False,
+        "accuracy": 0.5, "accuracies": [0.5], "test_accuracy": 0.5, **fields,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("baseline", "expected"),
+    [
+        (
+            row("seeded", 0.021, 0.017, 4.1),
+            "2.1 points (95 % interval 0.4 to 3.8) more accurate than the best known design in the space, a (4.10 ms).",
+        ),
+        (
+            row("timm", -0.02, 0.01, 4.1, pretrained=True),
+            "2.0 points (95 % interval 1.0 to 3.0) less accurate than timm's a (4.10 ms, fine-tuned from timm's "
+            "weights): use that.",
+        ),
+        (
+            row("zoo", 0.01, 0.02, 2.9),
+            "no better for sure than the zoo's a (2.90 ms, trained from scratch by the same recipe), +1.0 points, "
+            "95 % interval -1.0 to +3.0: use that.",
+        ),
+        (row("zoo", -0.01, 0.02, 4.0), "95 % interval -3.0 to +1.0, but faster."),
+    ],
+)
+def test_the_sentence(finished: Path, baseline: dict[str, Any], expected: str) -> None:
+    run = Run.load(finished)
+    run.result["baselines"] = [baseline]
+    run.result["targets"][0]["latency_ms_p50"] = 3.2
+    run.best["design"] = ""
+    sentence = next(line for line in summary(run).splitlines() if line.startswith("Did it pay off?"))
+    assert sentence.startswith("Did it pay off? At 3.20 ms the winner is ") and sentence.endswith(expected)
+
+
+def test_a_strided_convolution_of_an_image_trains(npz_file: Path) -> None:
+    """torch 2.15 dies of this one in channels-last memory; the layer keeps its meaning in the other."""
+    torch.manual_seed(0)
+    plain = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1, 2), torch.nn.Conv2d(8, 8, 3))
+    images = torch.randn(4, 3, 16, 16)
+    expected = torch.autograd.grad(plain(images).square().mean(), [*plain.parameters()])
+    found = torch.autograd.grad(
+        channels_last(plain)(images.to(memory_format=torch.channels_last)).square().mean(), [*plain.parameters()]
+    )
+    assert plain[0].weight.is_contiguous() and plain[1].weight.is_contiguous(memory_format=torch.channels_last)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, expected, strict=True))
