@@ -16,7 +16,7 @@ from hybridnas.blocks.stems import STEMS
 from hybridnas.blocks.transitions import TRANSITIONS
 from hybridnas.export.preprocessing import Preprocessing, pixels
 from hybridnas.export.source import LINE, Import, import_lines, source_of
-from hybridnas.model import HybridNet, HybridStage
+from hybridnas.model import HybridNet, HybridStage, stem_stride
 
 #: What the template itself takes from elsewhere.
 IMPORTS = {
@@ -113,19 +113,20 @@ def standalone(model: HybridNet, preprocessing: Preprocessing) -> str:
     size, stem, head = architecture.image_size, architecture.stem, architecture.head
     parts: list[Callable[..., object]] = [HybridStage, STEMS[stem.type], HEADS[head.type], fuse, pixels]
     stages = []
-    width, reduction = stem.width, int(getattr(model.stem, "stride"))  # noqa: B009 (mypy)
-    for stage, info in zip(architecture.stages, model.feature_info, strict=True):
-        change, resolution = stage.transition, math.ceil(size / reduction)
+    width, resolution = stem.width, math.ceil(size / stem_stride(architecture))
+    for stage in architecture.stages:
+        change = stage.transition
         numbers = {"in_width": width, "width": stage.width, "stride": change.stride, "resolution": resolution}
         transition = _call(TRANSITIONS[change.type], numbers | dict(change.options), indent=16)
         parts.append(TRANSITIONS[change.type])
-        width, reduction = stage.width, info["reduction"]
+        width, resolution = stage.width, math.ceil(resolution / change.stride)
         body = f"{' ' * 16}nn.Identity()"
         if stage.depth:
-            numbers = {"width": width, "depth": stage.depth, "resolution": math.ceil(size / reduction)}
+            numbers = {"width": width, "depth": stage.depth, "resolution": resolution}
             body = _call(BLOCKS[stage.block], numbers | dict(stage.options), indent=16)
             parts.append(BLOCKS[stage.block])
         stages.append(f"{' ' * 12}HybridStage(\n{transition},\n{body},\n{' ' * 12}),")
+    begin = {"width": stem.width, "image_size": size, "in_chans": model.in_chans}
     source = source_of(*parts)
     return TEMPLATE.format(
         families=architecture.families or "without blocks",
@@ -137,9 +138,7 @@ def standalone(model: HybridNet, preprocessing: Preprocessing) -> str:
         mean=list(preprocessing.mean),
         std=list(preprocessing.std),
         num_classes=num_classes,
-        stem=_call(
-            STEMS[stem.type], {"width": stem.width, "image_size": size} | dict(stem.options), 8, "self.stem = "
-        ).lstrip(),
+        stem=_call(STEMS[stem.type], begin | dict(stem.options), 8, "self.stem = ").lstrip(),
         stages="\n".join(stages),
         head=_call(
             HEADS[head.type], {"width": width, "num_classes": num_classes} | dict(head.options), 8, "self.head = "

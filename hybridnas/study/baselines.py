@@ -124,6 +124,8 @@ def find_designs(search: Search, image_size: int, seconds_left: SecondsLeft) -> 
             continue
         try:
             costs = search.costing.assess(design, search.budget)
+            if search.budget.excess(costs) <= 0:
+                costs = search.costing.measure(design, costs)
         except (ArchitectureError, UncountedOperatorError):
             counts[f"cannot be built for {image_size} px"] += 1
             continue
