@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from hybridnas.cli import run
+from hybridnas.dashboard import dashboard
 from hybridnas.export.__main__ import export
 from hybridnas.predict import predict
 from hybridnas.profile import profile
@@ -24,6 +25,7 @@ app = typer.Typer(
     help="Hybrid-architecture search for your data and your device.",
 )
 app.command("search")(search)
+app.command("dashboard")(dashboard)
 app.command("profile")(profile)
 app.command("export")(export)
 app.command("predict")(predict)

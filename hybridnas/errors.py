@@ -14,6 +14,7 @@
   * BudgetError            no design holds the budget; commands exit with 3
   * CannotRun              one network, or part of one, that a runtime cannot run; its trial is marked failed
   * TrainingFailed         one training run ended without an accuracy; its trial is marked failed
+  * NotDrawn               a figure that a run gives nothing for; the message is the reason
   * OutOfTime              one training run would not end before the deadline; its trial is dropped
 """
 
@@ -72,6 +73,10 @@ class CannotRun(HybridNasError):  # noqa: N818
 
 class TrainingFailed(HybridNasError):  # noqa: N818 (the domain's word for it)
     """A training run that diverged or ran out of memory; the message is the reason."""
+
+
+class NotDrawn(HybridNasError):  # noqa: N818
+    """A figure that a run gives nothing for; the message is the reason."""
 
 
 class OutOfTime(HybridNasError):  # noqa: N818

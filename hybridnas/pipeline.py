@@ -35,13 +35,13 @@ from hybridnas.cost.targets import local_device
 from hybridnas.data.dataset import Dataset
 from hybridnas.data.loading import Loading, Source
 from hybridnas.data.sources import open_source
-from hybridnas.errors import ConfigError, TargetError
+from hybridnas.errors import ConfigError, TargetError, UserError, first_clause
 from hybridnas.files import remove_unfinished
 from hybridnas.finishing import finish_run
 from hybridnas.locks import owned
 from hybridnas.proxy.training import Recipe, Trainer
 from hybridnas.report.explorer import write_explorer
-from hybridnas.report.figures import draw_pareto
+from hybridnas.report.figures import draw_all, draw_front
 from hybridnas.report.progress import SearchDisplay, say, telling
 from hybridnas.report.tables import front_table, summary
 from hybridnas.study.loop import Search
@@ -53,7 +53,7 @@ from hybridnas.working import open_places, share_of_cores
 #: Of the allowed time, what is kept for confirming; and the seconds that exporting, timing what was exported and
 #: drawing take, with an ONNX file and without.
 CONFIRM_SHARE = 0.2
-FINISH_S, FINISH_ONNX_S = 22.0, 40.0
+FINISH_S, FINISH_ONNX_S = 27.0, 45.0
 
 #: Of the allowed time, what is kept for training what the winner is compared with; and the seconds of drawing alone.
 BASELINES_SHARE, LAST_S = 0.15, 8.0
@@ -167,8 +167,7 @@ def run_search(
             if config.baselines != "none":
                 compare_run(folder, search, config.baselines, lambda: end - LAST_S - time.monotonic(), display.say)
     run = Run.load(folder)
-    draw_pareto(run, folder / "pareto.png")
-    write_explorer(run, folder / "explorer.html")
+    _draw(run, console)
     console.print(front_table(run))
     console.print(summary(run), highlight=False)
     for timer in timers:
@@ -180,7 +179,7 @@ def run_search(
                 f"of then: its reference network in {timer.reference_ms:.3g} ms.",
                 style="bold",
             )
-    written = "best (model.py loads it), trials.csv, pareto.csv, pareto.png, explorer.html"
+    written = "best (model.py loads it), trials.csv, pareto.csv, pareto.png, figures, explorer.html"
     console.print(f"Written: {folder}/{written}", highlight=False)
     return run
 
@@ -299,9 +298,21 @@ def _drawn_if_stopped(folder: Path) -> Iterator[None]:
     except (KeyboardInterrupt, TargetError):
         if (folder / "trials.csv").is_file():
             stopped = Run.load(folder)
-            draw_pareto(stopped, folder / "pareto.png")
+            draw_front(stopped)
             write_explorer(stopped, folder / "explorer.html")
         raise
+
+
+def _draw(run: Run, console: Console) -> None:
+    """Draw all figures and the explorer; that one of them fails is said and loses nothing else of a run."""
+    try:
+        draw_all(run, run.folder / "figures")
+        write_explorer(run, run.folder / "explorer.html")
+    except UserError:
+        raise
+    except Exception as error:
+        about = f"{type(error).__name__}: {first_clause(error)}"
+        say(console, f"warning: not all figures could be drawn ({about}); `hybridnas report {run.folder}` tries again")
 
 
 def _about(dataset: Dataset) -> str:

@@ -13,9 +13,9 @@ from scipy import stats
 
 from hybridnas.config import SAMPLERS
 from hybridnas.errors import ConfigError
-from hybridnas.files import write_atomic
 from hybridnas.report.curves import Curve, curves_figure
 from hybridnas.report.progress import say, telling
+from hybridnas.report.style import save
 from hybridnas.tabular import Recorded, Replay, replay
 
 #: After so many trainings the table says how far a search has come.
@@ -108,7 +108,7 @@ def compare_samplers(
             x="whole trainings spent",
             y="hypervolume, % of the true front's",
         )
-        write_atomic(out, lambda path: figure.savefig(path, dpi=150))
+        save(figure, out)
         say(console, f"Written: {out}")
     return rows
 

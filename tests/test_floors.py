@@ -56,6 +56,7 @@ FLOORS = {
     "table": 7,
     "trust": 7,
     "replay": 7,
+    "dashboard": 7,
     "train": 7,
     "worker": 7,
     "__main__": 7,

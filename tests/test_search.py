@@ -25,6 +25,7 @@ from hybridnas.cost.latency import Latency
 from hybridnas.errors import RunError, TargetError
 from hybridnas.model import HybridNet
 from hybridnas.report.__main__ import app as report_app
+from hybridnas.report.figures import FIGURES
 from hybridnas.report.tables import summary
 from hybridnas.search import app
 
@@ -53,7 +54,9 @@ def test_the_run_folder(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     tables, pictures = "pareto.csv trials.csv study.db", "pareto.png explorer.html"
     settings = "config.json designs.json environment.json result.json space.yaml"
-    assert names == {*f"{tables} {pictures} {settings}".split(), "best", "checkpoints"}
+    assert names == {*f"{tables} {pictures} {settings}".split(), "best", "checkpoints", "figures"}
+    figures = {path.stem for path in (finished / "figures").glob("*.svg")}
+    assert figures == {path.stem for path in (finished / "figures").glob("*.png")} == FIGURES.keys() - {"importances"}
     assert {path.name for path in (finished / "best").iterdir()} == {
         "architecture.json",
         "weights.safetensors",

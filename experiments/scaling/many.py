@@ -21,7 +21,7 @@ from hybridnas.cost.measure import Budget, Cost
 from hybridnas.files import write_atomic
 from hybridnas.proxy.evaluation import Outcome
 from hybridnas.proxy.training import Recipe
-from hybridnas.report.figures import draw_pareto
+from hybridnas.report.figures import draw_all
 from hybridnas.seeds import derive_seed
 from hybridnas.study.loop import Progress, Search
 from hybridnas.study.objective import Objective
@@ -119,7 +119,7 @@ def load(folder: Path) -> None:
     storage.close()
     start = time.perf_counter()
     run = Run.load(folder)
-    draw_pareto(run, folder / "pareto.png")
+    draw_all(run, folder / "figures")
     print(f"report: {time.perf_counter() - start:.1f} s")
     print(f"resident: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
 

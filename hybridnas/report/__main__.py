@@ -1,4 +1,4 @@
-"""`python -m hybridnas.report RUN`: print and draw a run again, from its folder alone."""
+"""`python -m hybridnas.report RUN...`: print and draw runs again, from their folders alone."""
 
 from __future__ import annotations
 
@@ -7,31 +7,47 @@ from typing import Annotated
 
 import typer
 
-from hybridnas.cli import run
+from hybridnas.cli import run, wide_console
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
-    """Print the front of a run, and draw its pareto.png and explorer.html again."""
-    from rich.console import Console
-
-    from hybridnas.errors import RunError
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
+    trial: Annotated[
+        list[int] | None,
+        typer.Option(help="Draw the architecture of this trial, too; may be given often.", show_default=False),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where a comparison of several runs goes.")] = Path("comparison"),
+) -> None:
+    """Print the front of each run, draw its figures and its explorer.html again; put several runs on one front."""
     from hybridnas.report.explorer import write_explorer
-    from hybridnas.report.figures import draw_pareto
+    from hybridnas.report.figures import draw_all
+    from hybridnas.report.progress import say
+    from hybridnas.report.runs import check_trained, compare_runs
+    from hybridnas.report.showing import draw_trials, show_comparison
     from hybridnas.report.tables import front_table, summary
     from hybridnas.study.run import Run
 
-    found = Run.load(folder)
-    if found.front().empty:
-        raise RunError(f"{folder} has no trained trial to report.")
-    console = Console()
-    console.print(front_table(found))
-    console.print(summary(found), highlight=False)
-    draw_pareto(found, folder / "pareto.png")
-    write_explorer(found, folder / "explorer.html")
-    console.print(f"Written: {folder}/pareto.png, explorer.html", highlight=False)
+    if trial and len(folders) > 1:
+        raise typer.BadParameter("--trial is of one run, and several are given.")
+    runs = [Run.load(folder) for folder in folders]
+    for found in runs:
+        check_trained(found)
+    comparison = compare_runs(runs) if len(runs) > 1 else None
+    console = wide_console()
+    for found in runs:
+        console.print(front_table(found))
+        say(console, summary(found))
+        draw_trials(found, trial or [])
+        left_out = draw_all(found, found.folder / "figures")
+        for name, reason in left_out.items():
+            say(console, f"not drawn: {name}: {reason}")
+        write_explorer(found, found.folder / "explorer.html", [other for other in runs if other is not found])
+        say(console, f"Written: {found.folder}/pareto.png, {found.folder}/figures, {found.folder}/explorer.html")
+    if comparison:
+        show_comparison(comparison, out, console)
 
 
 if __name__ == "__main__":

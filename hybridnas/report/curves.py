@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import matplotlib
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from hybridnas.report.figures import COLOURS
-
-#: Told apart in grey, too.
-DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
+from hybridnas.report.style import COLOURS, DASHES, WIDTH, label, styled
 
 
 class Curve(NamedTuple):
@@ -24,20 +20,17 @@ class Curve(NamedTuple):
     margin: NDArray[Any]
 
 
+@styled
 def curves_figure(curves: Sequence[Curve], *, x: str, y: str) -> Figure:
     """All in one panel, each with its band."""
-    matplotlib.use("Agg")
-    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     axes = figure.subplots()
     for i, curve in enumerate(curves):
         colour = COLOURS[i % len(COLOURS)]
-        axes.plot(curve.x, curve.mean, color=colour, ls=DASHES[i % len(DASHES)], lw=1.8, label=curve.name)
+        axes.plot(curve.x, curve.mean, color=colour, ls=DASHES[i % len(DASHES)], lw=1.8, label=label(curve.name))
         axes.fill_between(curve.x, curve.mean - curve.margin, curve.mean + curve.margin, color=colour, alpha=0.15, lw=0)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.set_xlim(left=0)
-    axes.grid(alpha=0.25)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(loc="lower right")
     return figure

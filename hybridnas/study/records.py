@@ -23,6 +23,9 @@ COLUMNS = (
     "runtime precision batch_size machine architecture"
 ).split()
 
+#: Columns that the first version did not write.
+LATER = "latency_ms_low latency_ms_high num_samples worst_latency ended runtime precision machine stage_ms".split()
+
 #: What a run with several targets says of each but the first, in columns called 'latency_ms_p50 TARGET' and so on.
 OF_EACH = ("latency_ms_p50", "latency_ms_p95", "latency_ms_low", "latency_ms_high", "num_samples", "predicted_ms")
 
@@ -135,6 +138,22 @@ def typed(frame: pd.DataFrame) -> pd.DataFrame:
     frame = frame.astype(kinds | {name: "string" for name in words})
     frame[words] = frame[words].fillna("")  # an empty cell of the file
     return frame
+
+
+def upgraded(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table as an older version wrote it with the columns that came since: empty, where they do not follow.
+
+    Raises:
+        ValueError: a column is missing that every version wrote.
+    """
+    missing = [name for name in COLUMNS if name not in frame]
+    if lost := [name for name in missing if name not in LATER]:
+        raise ValueError(f"trials.csv lacks the columns {', '.join(lost)}")
+    found = frame.assign(**dict.fromkeys(missing))
+    if "worst_latency" in missing:  # there was one target, which ran torch
+        found["worst_latency"] = frame.latency_ms_p50.fillna(frame.predicted_ms)
+        found[["runtime", "precision"]] = "torch", "fp32"
+    return found
 
 
 def front_of(trials: pd.DataFrame, latency: str = "worst_latency") -> pd.DataFrame:

@@ -6,15 +6,74 @@ import json
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
-from pydantic import ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from hybridnas.architecture import Architecture
 from hybridnas.config import SearchConfig
 from hybridnas.errors import ConfigError, RunError, first_clause
-from hybridnas.study.records import COLUMNS, front_of, typed
+from hybridnas.study.records import COLUMNS, front_of, typed, upgraded
+
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Margin = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class _Confirmed(BaseModel):
+    number: int
+    accuracy: Share
+    margin: Margin = 0.0
+    seeds: int = 1
+    epochs: int = 0
+    design: str = ""
+    accuracy_in_search: Share | None = None
+    latency_ms_p50: Margin | None = None
+    test_accuracy: Share | None = None
+
+    @model_validator(mode="after")
+    def _known_designs_are_tested(self) -> _Confirmed:
+        if self.design and self.test_accuracy is None:
+            raise ValueError(f"{self.design} lacks a test_accuracy")
+        return self
+
+
+class _Baseline(BaseModel):
+    name: str
+    kind: str = ""
+    macs: Margin | None = None
+    latency_ms: Margin | None = None
+    accuracy: Share | None = None
+    accuracies: list[Share] = []
+
+
+class _Target(BaseModel):
+    target: str
+    runtime: str
+    precision: str
+    budget_ms: Margin | None
+    predicted_ms: Margin | None
+    latency_ms_p50: Margin
+    latency_ms_low: Margin
+    latency_ms_high: Margin
+    latency_ms_p95: Margin
+    latency_ms_raw_p50: Margin
+
+
+class _Result(BaseModel):
+    """What result.json must have, so that nobody who reads it needs to look; more may stand in it."""
+
+    winner: int
+    num_classes: Annotated[int, Field(ge=1)]
+    accuracy: Share
+    test_accuracy: Share
+    epochs: int
+    margin: Margin = 0.0
+    seeds: int = 1
+    seconds: dict[str, float] = {}
+    targets: list[_Target] = []
+    confirmed: list[_Confirmed] = []
+    baselines: list[_Baseline] | None = None
 
 
 class Run:
@@ -44,10 +103,14 @@ class Run:
         config = read_settings(folder)
         try:
             trials_file, result_file = folder / "trials.csv", folder / "result.json"
-            trials = typed(pd.read_csv(trials_file) if trials_file.is_file() else pd.DataFrame(columns=COLUMNS))
+            trials = typed(
+                upgraded(pd.read_csv(trials_file)) if trials_file.is_file() else pd.DataFrame(columns=COLUMNS)
+            )
             result = json.loads(result_file.read_bytes()) if result_file.is_file() else {}
-            if result and not (result["winner"] in trials.number.tolist() and int(result["num_classes"]) > 0):
+            if result and _Result.model_validate(result).winner not in trials.number.tolist():
                 raise ValueError("result.json names no trial of trials.csv")
+            if result:  # the first version had no targets
+                result = {"targets": [], "confirmed": [], **result}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _damaged(folder, error) from None
         return cls(folder, config, trials, result)
@@ -120,11 +183,26 @@ def read_settings(folder: Path) -> SearchConfig:
     try:
         return SearchConfig.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
+        unknown = [str(each["loc"][0]) for each in _errors(error) if each["type"] == "extra_forbidden"]
+        if unknown:
+            raise RunError(
+                f"{folder} was made by another version of hybridnas: this one does not know the settings "
+                f"{', '.join(unknown)} in its config.json."
+            ) from None
         raise _damaged(folder, error) from None
 
 
+def _errors(error: Exception) -> list[Any]:
+    return list(error.errors()) if isinstance(error, ValidationError) else []
+
+
 def _damaged(folder: Path, error: Exception) -> RunError:
-    return RunError(f"The run folder {folder} is damaged: {first_clause(error)}.")
+    reason = first_clause(error)
+    if first := next(iter(_errors(error)), None):
+        file = "config.json" if isinstance(error, ValidationError) and error.title == "SearchConfig" else "result.json"
+        where = ".".join(str(part) for part in first["loc"])
+        reason = f"{file}: {where + ': ' if where else ''}{first['msg']}"
+    return RunError(f"The run folder {folder} is damaged: {reason}.")
 
 
 def free_folder(out: Path | None, parent: Path) -> Path:

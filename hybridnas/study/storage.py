@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import optuna
 from optuna.storages import RDBStorage
@@ -22,8 +23,15 @@ from hybridnas.study.records import TrialRecord, header, line
 from hybridnas.study.sharing import PAUSE_S, Alone, Claims, patiently, read_url, without_password
 
 RECORD, ABOUT = "record", "about"
+STUDY_FILE = "study.db"
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def sqlite_url(path: Path, *, read_only: bool = False) -> str:
+    """The address of a database file, whatever characters stand in its name."""
+    mode = "ro" if read_only else "rwc"
+    return f"sqlite:///file:{quote(str(path.absolute()))}?mode={mode}&uri=true"
 
 
 class Storage:
@@ -54,10 +62,10 @@ class Storage:
         self.folder = folder
         self._url = read_url(url) if url else None
         self.claims = Claims(self._url, name) if self._url else Alone()
-        self._place = f"the study {name!r} in {without_password(url)}" if url else str(folder / "study.db")
+        self._place = f"the study {name!r} in {without_password(url)}" if url else str(folder / STUDY_FILE)
         self._known: set[tuple[int, str]] = set()
         self._lines: dict[int, tuple[TrialRecord, str]] = {}  # of trials.csv, by number
-        address = self._url.render_as_string(hide_password=False) if self._url else f"sqlite:///{folder / 'study.db'}"
+        address = self._url.render_as_string(hide_password=False) if self._url else sqlite_url(folder / STUDY_FILE)
         names = [f"{name} rung {rung}" if url else f"rung {rung}" for rung in range(num_rungs)]
         self._database: RDBStorage | None = None
         try:

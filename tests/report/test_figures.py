@@ -1,0 +1,291 @@
+"""What the figures show, against figures worked out by hand, and that they can be drawn of any run."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+from folders import BASELINES, NUM_CLASSES, write_run
+from matplotlib.text import Text
+
+from hybridnas import Run, SearchConfig, zoo
+from hybridnas.errors import NotDrawn
+from hybridnas.palette import FAMILY_COLOURS
+from hybridnas.report.agreement import foreseen, proxy_figure
+from hybridnas.report.drawing import draw_architecture, parts_of, stage_ms_of
+from hybridnas.report.figures import FIGURES, draw_all
+from hybridnas.report.fronts import pareto_figure
+from hybridnas.report.history import history_of
+from hybridnas.report.operators import ranks, wins_of
+from hybridnas.report.style import said, save, text_on
+from hybridnas.study.importance import importances
+from hybridnas.study.records import COLUMNS, typed
+
+#: A name that matplotlib would take for mathematics, and could not read.
+ODD = "$\\bad{ <b> 100% a_b"
+
+
+def run_of(rows: list[dict[str, object]], *, result: dict[str, object] | None = None, **settings: object) -> Run:
+    """A run of trials of which only this is known."""
+    every = [{"number": i, "status": "complete", "rung": 1, "families": "", **row} for i, row in enumerate(rows)]
+    config = SearchConfig(**{"target": "cpu", "space": "tiny", **settings})  # type: ignore[arg-type]
+    return Run(Path("nowhere"), config, typed(pd.DataFrame(every, columns=COLUMNS)), result or {})
+
+
+def texts(figure) -> list[str]:
+    return [text.get_text() for text in figure.findobj(Text)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 trials, with all that a run can have."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    return write_run(folder, trials=40, study=True, fails=[20, 21], result={"baselines": BASELINES})
+
+
+def test_every_figure_is_drawn_as_png_and_svg_and_twice_alike(whole: Path) -> None:
+    run = Run.load(whole)
+    assert draw_all(run, whole / "figures") == {}
+    kinds = {f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")}
+    written = {path.name: path.read_bytes() for path in (whole / "figures").iterdir()}
+    assert written.keys() == kinds
+    assert all(
+        content.startswith(b"\x89PNG" if name.endswith("png") else b"<?xml") for name, content in written.items()
+    )
+    assert (whole / "pareto.png").read_bytes() == written["pareto.png"]
+    for name in ("pareto", "architecture"):
+        save(FIGURES[name](Run.load(whole)), whole / "again.svg", whole / "again.png")
+        assert (whole / "again.svg").read_bytes() == written[f"{name}.svg"]
+        assert (whole / "again.png").read_bytes() == written[f"{name}.png"]
+
+
+CASES = {
+    "one trial": ({"trials": 1, "budget_ms": 1000.0}, set()),
+    "no budget, no winner": ({"trials": 20, "budget_ms": None, "winner": False}, {"proxy"}),
+    "a budget of multiply-adds": ({"trials": 20, "budget_ms": None, "budget_macs": 1.5e7}, set()),
+    "latencies from the table": ({"trials": 20, "frozen_table": True}, {"latency"}),
+    "two targets": ({"trials": 20, "target": ("cpu", f"command:{ODD} {{model}}"), "budget_ms": (12.0, 30.0)}, set()),
+    "two targets, no budget": ({"trials": 20, "target": ("cpu", "cuda"), "budget_ms": None}, set()),
+    "300 trials": ({"trials": 300, "seed": 3}, set()),
+    "odd names": ({"trials": 20, "data": f"/data/{ODD}.npz", "space": f"{ODD}.yaml"}, set()),
+    "around a design": ({"trials": 20, "space": None, "around": "levit_128"}, set()),
+    "nothing trained to the end": ({"trials": 20, "budget_ms": 0.1}, set(FIGURES) - {"pareto", "pareto_macs"}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_figures_of(case: str, tmp_path: Path) -> None:
+    settings, missing = CASES[case]
+    run = Run.load(write_run(tmp_path / ODD.replace("/", ""), **settings))  # type: ignore[arg-type]
+    for name, draw in FIGURES.items():
+        if name in missing | {"importances"}:  # no study is written here
+            with pytest.raises(NotDrawn, match=r"\w"):
+                draw(run)
+        else:
+            assert draw(run).axes
+
+
+def test_a_name_is_shown_as_it_is(tmp_path: Path) -> None:
+    baselines = [{**BASELINES[0], "name": ODD}]
+    odd = f"/data/{ODD}.npz"
+    run = Run.load(write_run(tmp_path / "run", trials=6, data=odd, target=ODD, result={"baselines": baselines}))
+    run.trials.loc[run.trials.status == "complete", "design"] = f"_{ODD}"
+    figure = pareto_figure(run)
+    save(figure, tmp_path / "odd.svg", tmp_path / "odd.png")
+    shown = texts(figure)
+    assert ODD in shown and f"_{ODD}" in shown
+    assert any(line.endswith(f"trained on {ODD}") for text in shown for line in text.splitlines())
+    assert any(f"latency on {ODD}, torch" in text for text in shown)
+
+
+def test_pareto_names_what_was_confirmed_and_the_baselines(whole: Path) -> None:
+    run = Run.load(whole)
+    shown = texts(pareto_figure(run))
+    assert {"winner", "confirmed, 6 epochs, 2 seeds", "budget 12 ms", "front after 3 epochs", "levit_128s"} <= {*shown}
+    assert "timm, same training" in shown and "zoo, from its weights" in shown
+    counts = run.trials.status.value_counts()
+    assert any(f"{counts['pruned']} stopped at a rung" in text and "2 failed" in text for text in shown)
+
+
+def test_history_is_the_area_above_chance_and_below_the_budget() -> None:
+    rows = [
+        {"accuracy": 0.8, "worst_latency": 8.0, "ended": 20.0},
+        {"accuracy": 0.6, "worst_latency": 5.0, "ended": 10.0},
+        {"accuracy": 0.9, "worst_latency": 9.0, "ended": 5.0, "status": "pruned"},
+        {"accuracy": 0.2, "worst_latency": 1.0, "ended": 30.0},  # below chance
+    ]
+    found = history_of(run_of(rows, budget_ms=10.0, result={"num_classes": 4}))
+    assert found.seconds.tolist() == [10, 20, 30] and found.best.tolist() == [0.6, 0.8, 0.8]
+    areas = [0.35 * 5, 0.35 * 3 + 0.55 * 2, 0.35 * 3 + 0.55 * 2]
+    assert found.hypervolume == pytest.approx(np.array(areas) / (10 * 0.75))
+    unbound = history_of(run_of(rows))
+    assert unbound.worst == 8 and unbound.floor == 0
+    assert unbound.hypervolume[1] == pytest.approx(0.6 * 3 / 8)
+
+
+def test_what_is_on_the_front_has_rank_one_and_what_was_stopped_comes_behind() -> None:
+    rows = [
+        {"accuracy": 0.8, "worst_latency": 8.0},
+        {"accuracy": 0.6, "worst_latency": 5.0},
+        {"accuracy": 0.5, "worst_latency": 6.0},
+        {"accuracy": 0.99, "worst_latency": 1.0, "status": "pruned", "rung": 0},
+        {"accuracy": 0.98, "worst_latency": 1.0, "status": "pruned", "rung": 0},
+    ]
+    assert ranks(run_of(rows).trials).tolist() == [1, 1, 2, 3, 4]
+
+
+def test_a_gain_is_the_mean_weight_over_that_of_the_stage() -> None:
+    rows = [
+        {"accuracy": 0.9, "worst_latency": 1.0, "families": "mbconv-global"},  # weighs 1
+        {"accuracy": 0.8, "worst_latency": 2.0, "families": "mbconv"},  # 1/2
+        {"accuracy": 0.7, "worst_latency": 3.0, "families": "window-mbconv"},  # 1/3
+        {"accuracy": 0.6, "worst_latency": 4.0, "families": "mbconv-mbconv"},  # 1/4
+    ]
+    wins = wins_of(run_of(rows))
+    assert wins.rows == ["mbconv", "window", "global", "convolution", "attention"]
+    assert wins.tried.tolist() == [[3, 2], [1, 0], [0, 1], [3, 2], [1, 1]]
+    first, second = (1 + 1 / 2 + 1 / 3 + 1 / 4) / 4, (1 + 1 / 3 + 1 / 4) / 3
+    assert wins.gain[0, 0] == pytest.approx((1 + 1 / 2 + 1 / 4) / 3 / first)
+    assert wins.gain[1, 0] == pytest.approx(1 / 3 / first)
+    assert wins.gain[2, 1] == pytest.approx(1 / second)
+    assert math.isnan(wins.gain[1, 1])
+
+
+def test_gains_weighed_by_how_often_each_was_tried_are_one(whole: Path) -> None:
+    wins = wins_of(Run.load(whole))
+    families = len(wins.rows) - 2
+    for part in (slice(0, families), slice(families, None)):
+        assert np.nansum(wins.gain[part] * wins.tried[part], 0) == pytest.approx(wins.tried[part].sum(0))
+
+
+def test_predicted_and_measured() -> None:
+    rows = [
+        {"predicted_ms": 1.0, "latency_ms_p50": 1.0},
+        {"predicted_ms": 2.1, "latency_ms_p50": 2.0},
+        {"predicted_ms": 3.0, "latency_ms_p50": 4.0},
+        {"predicted_ms": 9.0},
+    ]
+    found = foreseen(run_of(rows))
+    assert found.error == pytest.approx(0.05) and found.near == pytest.approx(2 / 3)
+    with pytest.raises(NotDrawn):
+        foreseen(run_of(rows[3:]))
+
+
+def test_trust_is_drawn_beside_the_confirmed_and_said_to_be_damaged(whole: Path, tmp_path: Path) -> None:
+    run = Run.load(whole)
+    numbers = run.trials[run.trials.status == "complete"].number.tolist()[:4]
+    estimate = {"value": 0.81, "low": 0.7, "high": 0.9}
+    trust = dict.fromkeys(("accuracy", "more_macs", "more_params"), estimate)
+    accuracies = {str(number): {"7": 0.8, "8": 0.82} for number in numbers}
+    file = whole / "trust.json"
+    try:
+        file.write_text(json.dumps({"epochs": 15, "accuracies": accuracies, "trust": trust}))
+        shown = " ".join(texts(proxy_figure(run)))
+        assert "trust: 15 epochs, 2 seeds" in shown and "0.81 (0.70 to 0.90)" in shown and "confirmed" in shown
+        file.write_text("{")
+        with pytest.raises(NotDrawn, match="trust.json is damaged"):
+            proxy_figure(run)
+    finally:
+        file.unlink()
+
+
+def study_of(count: int) -> optuna.Study:
+    """Accuracy depends on x alone; z is there where x is large."""
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=optuna.samplers.RandomSampler(seed=1))
+
+    def try_one(trial: optuna.Trial) -> tuple[float, float]:
+        x, _ = trial.suggest_int("x", 0, 9), trial.suggest_categorical("y", ["a", "b"])
+        if x > 4:
+            trial.suggest_int("z", 0, 3)
+        return x / 10, 1.0
+
+    study.optimize(try_one, n_trials=count)
+    return study
+
+
+def test_importances_find_what_decides() -> None:
+    found = importances([study_of(60), study_of(4)])
+    assert next(iter(found.shares)) == "x" and found.shares["x"] > 0.6
+    assert sum(found.shares.values()) == pytest.approx(1)
+    assert (found.rung, found.num_trials) == (0, 60)
+    assert importances([study_of(60), study_of(20)]).rung == 1
+    with pytest.raises(NotDrawn, match="9 trials were trained"):
+        importances([study_of(9)])
+    with pytest.raises(NotDrawn, match="0 trials"):
+        importances([])
+
+
+def test_parts_of_a_published_design() -> None:
+    parts = parts_of(zoo.load("coatnet_0_rw_224"))
+    assert [part.resolution for part in parts] == [112, 56, 28, 14, 7, None]
+    assert [part.family for part in parts[1:5]] == ["mbconv", "mbconv", "global", "global"]
+    assert parts[1].joint == "mbconv /2" and "expand 4" in parts[1].details
+
+
+@pytest.mark.parametrize("name", ["coatnet_0_rw_224", "efficientformer_l1", "levit_128", "resnet50", "mobilevit_s"])
+def test_a_drawing_says_all_stages_inside_the_picture(name: str) -> None:
+    architecture = zoo.load(name)
+    ms = [1.0] * (len(architecture.stages) + 2)
+    figure = draw_architecture(architecture, ms)
+    figure.draw_without_rendering()
+    found = [text for text in figure.findobj(Text) if text.get_text()]
+    shown = [text.get_text() for text in found]
+    for stage in architecture.stages:
+        if stage.depth:
+            assert f"{stage.depth} × {stage.block}" in shown
+    assert shown.count(f"{100 / len(ms):.0f} %") == len(ms)
+    box = figure.bbox
+    for text in found:
+        extent = text.get_window_extent()
+        assert box.x0 <= extent.x0 and extent.x1 <= box.x1 and box.y0 <= extent.y0 and extent.y1 <= box.y1, text
+    with pytest.raises(ValueError, match="of the stem, all stages and the head"):
+        draw_architecture(architecture, [1.0])
+
+
+def test_milliseconds_of_stages_are_read_or_done_without() -> None:
+    architecture = replace(zoo.load("levit_128"))
+    row = pd.Series({"architecture": architecture.to_json(), "stage_ms": "0.5 1 2e0 1.5 0.25"})
+    assert stage_ms_of(row) == [0.5, 1, 2, 1.5, 0.25]
+    for text in ("", "1 2", "1 2 3 4 five", None, float("nan")):
+        row["stage_ms"] = text
+        assert stage_ms_of(row) is None
+    assert stage_ms_of(row.drop("stage_ms")) is None
+
+
+def test_letters_stand_out_from_every_family_s_colour() -> None:
+    def luminance(colour: str) -> float:
+        channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    for colour in FAMILY_COLOURS.values():
+        letters = {"white": 1.0}.get(text_on(colour)) or luminance(text_on(colour))
+        low, high = sorted([letters, luminance(colour)])
+        assert (high + 0.05) / (low + 0.05) > 4.5, colour
+
+
+def test_a_long_name_loses_its_middle() -> None:
+    assert said("a\n b" + "x" * 50 + "end", 11) == "a bxx…xxend"
+
+
+def test_a_figure_that_fails_keeps_no_other_from_being_drawn(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(run: Run) -> None:
+        raise ZeroDivisionError("none left")
+
+    some = {"pareto": FIGURES["pareto"], "history": broken, "operators": FIGURES["operators"]}
+    monkeypatch.setattr("hybridnas.report.figures.FIGURES", some)
+    with pytest.raises(ZeroDivisionError):
+        draw_all(Run.load(whole), tmp_path)
+    assert {path.stem for path in tmp_path.iterdir()} == {"pareto", "operators"}
+
+
+def test_chance_is_of_as_many_classes_as_the_result_says(whole: Path) -> None:
+    assert history_of(Run.load(whole)).floor == 1 / NUM_CLASSES
