@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from graphlib import TopologicalSorter
 from importlib import import_module
 
 PACKAGE = "hybridnas"
@@ -66,27 +67,29 @@ def source_of(*roots: Callable[..., object]) -> Source:
     """
     needed: dict[str, set[str]] = {}
     imports: set[Import] = set()
-    order: list[str] = []
+    after: dict[str, list[str]] = {}  # modules that a module needs, in the order in which it does
 
-    def visit(module: str, name: str) -> None:
+    def visit(module: str, name: str, needs_it: str = "") -> None:
         found = read(module)
         if name in found.definitions:
+            after.setdefault(module, [])
+            if needs_it not in ("", module) and module not in after[needs_it]:
+                after[needs_it].append(module)
             if name in needed.setdefault(module, set()):
                 return
             needed[module].add(name)
             for other in sorted(found.definitions[name].names):
-                visit(module, other)
-            if module not in order:  # after all that it needs
-                order.append(module)
+                visit(module, other, module)
         elif name in found.imports:
             imported = found.imports[name]
             if imported.module.partition(".")[0] == PACKAGE:
-                visit(imported.module, imported.name)
+                visit(imported.module, imported.name, needs_it)
             else:
                 imports.add(imported)
 
     for root in roots:
         visit(root.__module__, root.__name__)
+    order = TopologicalSorter(after).static_order()
     every = [name for names in needed.values() for name in names]
     for name in every:
         if every.count(name) > 1:
