@@ -18,7 +18,7 @@ from hybridnas.blocks.stems import STEMS
 from hybridnas.errors import RunError, first_clause
 from hybridnas.palette import FAMILY_COLOURS
 from hybridnas.report.differences import differences
-from hybridnas.report.figures import COLOURS
+from hybridnas.report.style import COLOURS
 from hybridnas.space.points import stem_resolution
 from hybridnas.study.records import front_of
 from hybridnas.study.run import Run
@@ -36,7 +36,7 @@ LATENCIES = {
 #: Of `proxy.trust.Trust`.
 ESTIMATES = ("accuracy", "more_macs", "more_params", "ceiling", "tau", "bias")
 
-#: What `report.figures.MARKERS` are called in plotly.
+#: What `report.style.MARKERS` are called in plotly.
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x")
 
 
@@ -208,7 +208,7 @@ def _milliseconds(run: Run, trial: dict[str, Any], num_parts: int) -> list[float
 
 
 def _layouts(trials: pd.DataFrame) -> list[dict[str, Any]]:
-    """The colours and markers of layouts, as in `report.figures`: the most frequent by name, the rest together."""
+    """The colours and markers of layouts, as in `report.fronts`: the most frequent by name, the rest together."""
     names = trials[trials.status == "complete"].layout.value_counts().index.tolist()
     groups = [[name] for name in names]
     if len(names) > len(COLOURS):
