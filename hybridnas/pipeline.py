@@ -56,7 +56,7 @@ CONFIRM_SHARE = 0.2
 FINISH_S, FINISH_ONNX_S = 27.0, 45.0
 
 #: Of the allowed time, what is kept for training what the winner is compared with; and the seconds of drawing alone.
-BASELINES_SHARE, LAST_S = 0.15, 8.0
+BASELINES_SHARE, LAST_S = 0.15, 13.0
 
 #: By what share a machine may have become slower or faster without a warning.
 DRIFT = 0.1

@@ -153,7 +153,10 @@ def _epochs(count: int | None) -> str:
 def _draw_baselines(axes: Axes, run: Run, figure_of: str, unit: float) -> list[tuple[str, float, float]]:
     """Known designs that were trained beside the confirmed, with the range of their seeds; their names and places."""
     found = []
+    confirmed = {row.get("design") for row in run.result.get("confirmed", [])}
     for row in run.result.get("baselines") or []:
+        if row.get("kind") == "seeded" and row["name"] in confirmed:  # drawn already
+            continue
         x, accuracies = row.get(figure_of), row.get("accuracies") or [row.get("accuracy")]
         if x is None or row.get("accuracy") is None:
             continue
