@@ -27,8 +27,12 @@ from hybridnas.study.run import Run, load_network
 SITTINGS, SITTING_S, PAUSE_S = 3, 2.0, 3.0
 
 
-def finish_run(folder: Path, search: Search, seconds_left: Callable[[], float], say: Callable[[str], None]) -> None:
+def finish_run(
+    folder: Path, search: Search, seconds_left: Callable[[], float], say: Callable[[str], None], more_s: float = 0.0
+) -> None:
     """Export the most accurate design whose exported file, timed on every target, holds the budget.
+
+    Confirming may take `more_s` over what is left, for first trainings alone.
 
     Raises:
         BudgetError: none does.
@@ -37,7 +41,7 @@ def finish_run(folder: Path, search: Search, seconds_left: Callable[[], float], 
     while True:
         try:
             with search.clock("confirming"):
-                confirmed = confirm(search, seconds_left, say, passed_over)
+                confirmed = confirm(search, seconds_left, say, passed_over, more_s)
         except BudgetError:
             shutil.rmtree(folder / "best", ignore_errors=True)  # of a design that does not hold it
             raise

@@ -163,7 +163,7 @@ def run_search(
             if not any(record.status == "complete" for record in search.records):
                 raise _nothing_trained(search, config)
             if search.records != before or not _has_result(folder):
-                finish_run(folder, search, lambda: end - finish - compare - time.monotonic(), display.say)
+                finish_run(folder, search, lambda: end - finish - compare - time.monotonic(), display.say, compare)
             if config.baselines != "none":
                 compare_run(folder, search, config.baselines, lambda: end - LAST_S - time.monotonic(), display.say)
     run = Run.load(folder)

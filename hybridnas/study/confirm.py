@@ -65,12 +65,14 @@ def confirm(
     seconds_left: Callable[[], float],
     say: Callable[[str], None],
     passed_over: Collection[int] = (),
+    more_s: float = 0.0,
 ) -> list[Confirmed]:
     """Designs of the front that hold the budget when timed again, the best mean first.
 
     They are trained for twice the epochs: each from one seed, then each from another, while time is left; where none
     is, the network of the search is taken. The best known design takes part, on the front or not: what the winner is
-    worth is seen beside it. Trials that were `passed_over` are not looked at again.
+    worth is seen beside it. Trials that were `passed_over` are not looked at again. A first training that was begun may
+    take `more_s` over what is left: without one there is nothing to compare.
 
     Raises:
         BudgetError: none of the designs on the front holds the budget any more.
@@ -97,7 +99,7 @@ def confirm(
     if known and known.number not in {*passed_over, *(each.record.number for each in confirmed)} and fits(known):
         _time_again(search, known, confirmed, say)
     for seed in range(NUM_SEEDS):
-        _train_longer(search, confirmed, seed, seconds_left, say)
+        _train_longer(search, confirmed, seed, seconds_left, say, 0.0 if seed else more_s)
     # Of what is not among the best the search keeps no network, nor of what another search trained.
     has_network = [each for each in confirmed if each.longer or search.storage.weights(each.record.number).is_file()]
     if not has_network:
@@ -216,6 +218,7 @@ def _train_longer(
     number: int,
     seconds_left: Callable[[], float],
     say: Callable[[str], None],
+    more_s: float,
 ) -> None:
     """Train all from one more seed, as many at once as there are places for."""
     recipe = longer(search.recipe)
@@ -234,7 +237,7 @@ def _train_longer(
                 longer_seed(search.seed, record.architecture.key, number),
                 recipe.epochs,
                 weights=search.storage.confirmed(record.number, number),
-                seconds_left=seconds_left(),
+                seconds_left=seconds_left() + more_s,
             )
 
     for task, result in each_ended(search.places, tasks()):

@@ -5,7 +5,20 @@ from types import SimpleNamespace
 
 import pytest
 
-from hybridnas.study.confirm import NUM_CONFIRMED, NUM_MOST_ACCURATE, Confirmed, best_known, margins, spread
+from hybridnas.proxy.evaluation import Outcome, Task
+from hybridnas.proxy.training import Recipe
+from hybridnas.study.confirm import (
+    LONGER,
+    NUM_CONFIRMED,
+    NUM_MOST_ACCURATE,
+    Confirmed,
+    _train_longer,
+    best_known,
+    each_ended,
+    margins,
+    spread,
+)
+from hybridnas.study.executors import Serial
 
 
 def record(number, accuracy=0.5, design="", status="complete"):
@@ -52,3 +65,37 @@ def test_an_interval_follows_from_the_seeds():
 
 def test_without_several_seeds_it_follows_from_the_images():
     assert margins([confirmed(0.8)], 400) == pytest.approx([1.95996 * (0.8 * 0.2 / 400) ** 0.5], rel=1e-4)
+
+
+def test_a_first_training_may_take_what_is_kept_for_baselines():
+    given: list[Task] = []
+
+    def evaluate(task, on_step):
+        given.append(task)
+        return Outcome((0.5, 0.6), 1.0)
+
+    one = record(3)
+    one.architecture, one.seconds = SimpleNamespace(key="k"), 5.0
+    search = SimpleNamespace(
+        storage=SimpleNamespace(confirmed=lambda number, seed: Path(f"{number}-{seed}")),
+        recipe=Recipe(1),
+        seed=0,
+        places=Serial(evaluate),
+    )
+    each = Confirmed(one, (SimpleNamespace(latency_ms_p50=1.0),))
+    for seed, more_s in ((0, 30.0), (1, 0.0)):
+        _train_longer(search, [each], seed, lambda: 20.0, lambda line: None, more_s)
+    assert [task.seconds_left for task in given] == [50.0, 20.0] and each.accuracies == [0.6, 0.6]
+    assert given[0].seed != given[1].seed and {task.recipe.epochs for task in given} == {LONGER}
+
+
+def test_a_task_is_asked_for_when_there_is_a_place():
+    asked: list[int] = []
+
+    def tasks():
+        for number in (1, 2, 3):
+            asked.append(number)
+            yield number
+
+    ended = each_ended(Serial(lambda task, on_step: len(asked)), tasks())
+    assert list(ended) == [(1, 1), (2, 2), (3, 3)]
