@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from hybridnas.drawing import Group, draw
 from hybridnas.errors import ArchitectureError
+from hybridnas.palette import FAMILY_COLOURS
 
 Value = bool | int | float | str
 Options = Mapping[str, Value]
@@ -34,6 +37,21 @@ LETTERS = {
     "levit": "T",
     "lgl": "T",
     "parallel": "T",
+}
+
+#: By how much each stem divides the resolution (kept here, as the letters are, since drawing one must cost no torch).
+STEM_STRIDES = {
+    "conv": 2,
+    "conv3x3": 2,
+    "resnet": 4,
+    "efficientformer": 4,
+    "levit": 16,
+    "mobileone": 4,
+    "mixformer": 4,
+    "patch2": 2,
+    "patch4": 4,
+    "patch14": 14,
+    "patch16": 16,
 }
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
@@ -143,6 +161,15 @@ class Architecture:
         text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    @property
+    def resolutions(self) -> tuple[int | None, ...]:
+        """Pixels a side of the feature map after the stem and after each stage; None where the stem is unknown."""
+        stride = STEM_STRIDES.get(self.stem.type)
+        found: list[int | None] = [stride and math.ceil(self.image_size / stride)]
+        for stage in self.stages:
+            found.append(found[-1] and math.ceil(found[-1] / stage.transition.stride))
+        return tuple(found)
+
     def to_json(self, *, indent: int | None = 2) -> str:
         """Write the description as JSON text."""
         return json.dumps(asdict(self), indent=indent)
@@ -160,6 +187,33 @@ class Architecture:
             first = error.errors()[0]
             where = " ".join(".".join(str(part) for part in first["loc"]).split()) or "the text"
             raise ArchitectureError(f"Not an architecture: {where}: {first['msg']}.") from None
+
+    def _repr_html_(self) -> str:
+        """The drawing that a notebook shows."""
+        first, *others = self.resolutions
+        groups = [Group(f"stem {self.stem.type}", 1, self.stem.width, first, about=_words(self.stem.options))]
+        for stage, resolution in zip(self.stages, others, strict=True):
+            change = stage.transition
+            group = Group(
+                stage.block if stage.depth else "",
+                stage.depth,
+                stage.width,
+                resolution,
+                FAMILY_COLOURS.get(stage.block, "#777777"),
+                "" if change.type == "none" else change.type,
+                change.stride,
+                _words(stage.options),
+            )
+            groups.append(group)
+        groups.append(Group(f"head {self.head.type}", 1, None, None, about=_words(self.head.options)))
+        num_blocks = sum(stage.depth for stage in self.stages)
+        subtitle = f"{self.image_size} px, {num_blocks} block{'s' * (num_blocks != 1)}, key {self.key}"
+        return draw("-".join(self.layout) or "no blocks", subtitle, groups)
+
+
+def _words(options: Options) -> str:
+    """'expand 4, se True'."""
+    return ", ".join(f"{name} {value}" for name, value in options.items())
 
 
 @cache  # takes 10 ms to make

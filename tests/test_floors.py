@@ -19,6 +19,7 @@ PACKAGE = Path(hybridnas.__file__).parent
 FLOORS = {
     "architecture": 0,
     "config": 0,
+    "drawing": 0,
     "errors": 0,
     "pareto": 0,
     "files": 0,
