@@ -48,12 +48,14 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "zoo":
-        return import_module("hybridnas.zoo")
-    if name in _HOMES:
-        return getattr(import_module(f"hybridnas.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'hybridnas' has no attribute {name!r}")
+if not TYPE_CHECKING:  # or a type checker would take any name for one of ours
+
+    def __getattr__(name: str) -> Any:
+        if name == "zoo":
+            return import_module("hybridnas.zoo")
+        if name in _HOMES:
+            return getattr(import_module(f"hybridnas.{_HOMES[name]}"), name)
+        raise AttributeError(f"module 'hybridnas' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

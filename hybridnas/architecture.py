@@ -68,7 +68,18 @@ def _options(options: Options) -> dict[str, Value]:
 
 @dataclass(frozen=True)
 class Stem:
-    """What turns the image (B, 3, H, W) into the first feature map of `width` channels."""
+    """What turns the image (B, 3, H, W) into the first feature map of `width` channels.
+
+    `type` is a key of `hybridnas.blocks.stems.STEMS`, and `options` are that stem's keyword arguments; those left out
+    take its defaults. blocks/README.md lists them all.
+
+    >>> stem = Stem("conv", width=16, options={"act": "silu"})
+    >>> stem.width, stem.options["act"]
+    (16, 'silu')
+    >>> Stem("patch4", width=0)
+    Traceback (most recent call last):
+    ValueError: stem width must be at least 1, got 0
+    """
 
     __pydantic_config__ = _STRICT
     type: str
@@ -82,7 +93,21 @@ class Stem:
 
 @dataclass(frozen=True)
 class Transition:
-    """What carries one width and resolution to the next; a resolution r becomes ceil(r / stride)."""
+    """What carries one width and resolution to the next; a resolution r becomes ceil(r / stride).
+
+    It is a choice of its own, since where two families meet decides much. `type` is a key of
+    `hybridnas.blocks.transitions.TRANSITIONS`.
+
+    >>> halves = Transition("conv")
+    >>> halves.stride
+    2
+    >>> keeps = Transition("none", stride=1)  # the stage goes on at the same width and resolution
+    >>> Transition("mbconv", options={"expand": 4, "se": True}) == Transition("mbconv", 2, {"se": True, "expand": 4.0})
+    True
+    >>> Transition("conv", stride=3)
+    Traceback (most recent call last):
+    ValueError: a transition's stride must be 1 or 2, got 3
+    """
 
     __pydantic_config__ = _STRICT
     type: str
@@ -97,7 +122,17 @@ class Transition:
 
 @dataclass(frozen=True)
 class Stage:
-    """A transition, then `depth` blocks of one family at `width` channels. Depth 0 is the transition alone."""
+    """A transition, then `depth` blocks of one family at `width` channels. Depth 0 is the transition alone.
+
+    `block` is a key of `hybridnas.blocks.BLOCKS`, and `options` are that family's keyword arguments.
+
+    >>> stage = Stage(Transition("patch"), "window", depth=2, width=64, options={"window": 4, "head_dim": 16})
+    >>> stage.block, stage.depth, stage.width
+    ('window', 2, 64)
+    >>> from dataclasses import replace
+    >>> replace(stage, block="global", options={"head_dim": 32}).options["head_dim"]
+    32
+    """
 
     __pydantic_config__ = _STRICT
     transition: Transition
@@ -114,7 +149,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class Head:
-    """What turns the last feature map into class scores."""
+    """What turns the last feature map into class scores. `type` is a key of `hybridnas.blocks.heads.HEADS`.
+
+    >>> Head() == Head("linear")
+    True
+    >>> from hybridnas import zoo
+    >>> zoo.load("mobilenetv2_100").head.type  # a 1x1 convolution, pooling, and then the classifier
+    'conv'
+    """
 
     __pydantic_config__ = _STRICT
     type: str = "linear"
@@ -126,11 +168,25 @@ class Head:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A whole network in words.
+    """A whole network in words: frozen, hashable, the same key on every machine. A notebook draws it.
 
-    >>> stage = Stage(Transition("conv", stride=2), "mbconv", depth=2, width=32)
-    >>> Architecture(32, Stem("conv", 16), (stage,)).layout
-    'C'
+    Attributes:
+        image_size: Pixels a side; what attention is built for.
+        stem: Makes the first feature map.
+        stages: At least one.
+        head: Makes class scores of the last feature map.
+
+    >>> convolution = Stage(Transition("conv"), "mbconv", depth=2, width=32)
+    >>> attention = Stage(Transition("patch"), "global", depth=2, width=64, options={"head_dim": 16})
+    >>> hybrid = Architecture(32, Stem("conv", 16), (convolution, attention))
+    >>> hybrid.layout, hybrid.families
+    ('CT', 'mbconv-global')
+    >>> hybrid.resolutions  # after the stem and each stage
+    (16, 8, 4)
+    >>> Architecture.from_json(hybrid.to_json()) == hybrid
+    True
+    >>> len(hybrid.key), hybrid.key == Architecture(32, Stem("conv", 16), (convolution,)).key
+    (16, False)
     """
 
     __pydantic_config__ = _STRICT

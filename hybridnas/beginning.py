@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, PositiveFloat, PositiveInt
+
 from hybridnas import zoo
 from hybridnas.architecture import Architecture
 from hybridnas.config import DEFAULT_SECONDS, SearchConfig
@@ -21,13 +23,13 @@ from hybridnas.cost.runtimes import Setting
 from hybridnas.cost.table import Table
 from hybridnas.cost.targets import best_device
 from hybridnas.data.dataset import Dataset
-from hybridnas.errors import ArchitectureError, ConfigError, RunError, SpaceError
+from hybridnas.errors import ArchitectureError, ConfigError, RunError, SpaceError, first_clause
 from hybridnas.files import write_atomic
 from hybridnas.proxy.rungs import rungs_of
 from hybridnas.proxy.training import DEFAULT_EPOCHS, Recipe, quickest_num_threads
 from hybridnas.space import SearchSpace
 from hybridnas.space.around import around
-from hybridnas.study.run import free_folder, newest_folder, read_settings
+from hybridnas.study.run import check_goes_on, free_folder, newest_folder, read_settings, write_settings
 from hybridnas.study.sharing import read_url, without_password
 from hybridnas.working import share_of_cores
 
@@ -56,8 +58,7 @@ def open_run(config: SearchConfig, *, resume: bool) -> tuple[SearchConfig, Path]
         return config, free_folder(config.out, RUNS)
     folder = config.out or newest_folder(RUNS, "run folder")
     stored = read_settings(folder)
-    if stored.rungs is None:
-        raise RunError(f"{folder} was made by an older version, which had no rungs; begin a new run.")
+    check_goes_on(folder, stored)
     config.check_resumable(stored)
     given: dict[str, Any] = {name: getattr(config, name) for name in config.model_fields_set & {*config.CHANGEABLE}}
     if given.keys() & {"trials", "time"}:  # a new stop replaces the old one, whichever kind it was
@@ -171,19 +172,32 @@ def about(config: SearchConfig, space: SearchSpace, timers: Sequence[Timer], dat
     }
 
 
+class _Machine(BaseModel):
+    """What is known of a target, as far as a run that goes on depends on it."""
+
+    fingerprint: str
+    reference_ms: PositiveFloat
+
+
+class _Environment(BaseModel):
+    targets: list[_Machine]
+    data_fingerprint: str
+    training_threads: PositiveInt = 1
+    balanced: bool = False
+
+
 def read_environment(folder: Path) -> dict[str, Any]:
     """What a run depends on, as it was when it began (environment.json).
 
     Raises:
-        RunError: the file cannot be read.
+        RunError: the file cannot be read, or is not whole.
     """
     path = folder / "environment.json"
     try:
         found: dict[str, Any] = json.loads(path.read_bytes())
-        if not {"targets", "data_fingerprint"} <= found.keys():
-            raise ValueError("it lacks targets or data_fingerprint")
-    except (OSError, ValueError, AttributeError) as error:
-        raise RunError(f"{path} cannot be read: {error}.") from None
+        _Environment.model_validate(found)
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{path} cannot be read: {first_clause(error)}.") from None
     return found
 
 
@@ -215,7 +229,7 @@ def begin(
     write_atomic(folder / "designs.json", json.dumps(first, indent=2))
     write_atomic(folder / "environment.json", json.dumps(environment, indent=2))
     kept = {"out": None, "storage": without_password(config.storage) if config.storage else None}
-    write_atomic(folder / "config.json", config.model_copy(update=kept).model_dump_json(indent=2))
+    write_settings(folder, config.model_copy(update=kept))
 
 
 def check_unchanged(dataset: Dataset, config: SearchConfig, folder: Path) -> None:

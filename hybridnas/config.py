@@ -107,8 +107,20 @@ class Settings(BaseModel):
 class SearchConfig(Settings):
     """What to search, on which data, for which device, and when to stop. Budgets that are None do not bind.
 
-    >>> SearchConfig(budget_ms=10, time="4m30s").time
+    Each flag of `python -m hybridnas.search` is a field; README's table says what they mean. Frozen.
+
+    >>> config = SearchConfig(space="tiny", data="synthetic", budget_ms=10, time="4m30s", seed=7)
+    >>> config.time
     270.0
+    >>> config.model_copy(update={"time": None, "trials": 50}).trials
+    50
+    >>> SearchConfig(target=("cpu", "ssh://pi@edge"), budget_ms=(10, 40)).budget_on(1)
+    40.0
+    >>> SearchConfig.model_validate_json(config.model_dump_json()) == config
+    True
+    >>> SearchConfig.checked(budget_ms=0)
+    Traceback (most recent call last):
+    hybridnas.errors.ConfigError: --budget-ms: input should be greater than 0, got 0.
     """
 
     CHANGEABLE = ("trials", "time", "workers", "executor", "ray_address", "storage", "baselines")

@@ -202,7 +202,22 @@ def fit_positions(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tenso
 def build(
     architecture: Architecture, num_classes: int = 1000, *, in_chans: int = 3, drop_path_rate: float = 0.0
 ) -> HybridNet:
-    """Make the network of `architecture` with fresh weights, drawn from torch's global generator."""
+    """Make the network of `architecture` with fresh weights, drawn from torch's global generator.
+
+    >>> import torch
+    >>> from hybridnas import Stage, Stem, Transition
+    >>> stages = (Stage(Transition("conv"), "mbconv", 1, 16), Stage(Transition("patch"), "global", 1, 32))
+    >>> model = build(Architecture(32, Stem("conv", 8), stages), num_classes=10).eval()
+    >>> images = torch.randn(2, 3, 32, 32)
+    >>> model(images).shape, model.forward_features(images).shape
+    (torch.Size([2, 10]), torch.Size([2, 32, 4, 4]))
+    >>> deployed = model.deploy()  # fused, for inference: the same scores
+    >>> torch.allclose(deployed(images), model(images), atol=1e-4)
+    True
+
+    Raises:
+        ArchitectureError: as `HybridNet`.
+    """
     return HybridNet(architecture, num_classes, in_chans=in_chans, drop_path_rate=drop_path_rate)
 
 

@@ -35,7 +35,7 @@ from hybridnas.cost.targets import local_device
 from hybridnas.data.dataset import Dataset
 from hybridnas.data.loading import Loading, Source
 from hybridnas.data.sources import open_source
-from hybridnas.errors import ConfigError, TargetError, UserError, first_clause
+from hybridnas.errors import ConfigError, RunError, TargetError, UserError, first_clause
 from hybridnas.files import remove_unfinished
 from hybridnas.finishing import finish_run
 from hybridnas.locks import owned
@@ -73,6 +73,22 @@ def run_search(
     started: float | None = None,
 ) -> Run:
     """Search, confirm the best, export it, and leave a run folder.
+
+    A real search, though of one network and 80 images of noise:
+
+    >>> import numpy as np
+    >>> from tempfile import TemporaryDirectory
+    >>> images = np.random.default_rng(0).integers(0, 256, (80, 32, 32, 3), dtype=np.uint8)
+    >>> with TemporaryDirectory() as folder:
+    ...     data = f"{folder}/noise.npz"
+    ...     np.savez(data, train_images=images, train_labels=np.arange(80) % 4)
+    ...     config = SearchConfig(data=data, budget_ms=1000, trials=1, epochs=1, threads=1, out=Path(folder) / "run")
+    ...     run = run_search(config)
+    ...     model = run.best_model()
+    >>> run.trials.status.tolist(), run.config.space  # for small images
+    (['complete'], 'tiny')
+    >>> bool(run.best.latency_ms_p50 < 1000), model.num_classes
+    (True, 4)
 
     Args:
         config: The settings. With `resume`, those that were not given are taken from the run.
@@ -252,6 +268,8 @@ def _timers(config: SearchConfig, image_size: int, folder: Path | None, console:
     """A timer for each target; of a run that goes on, in the reference speed of its beginning."""
     stored = read_environment(folder)["targets"] if folder else [{}] * len(config.targets)
     assert config.threads
+    if len(stored) != len(config.targets):
+        raise RunError(f"{folder} is damaged: environment.json and config.json differ in their targets.")
     timers = []
     for target, then in zip(config.targets, stored, strict=True):
         timer = Timer(

@@ -38,6 +38,17 @@ def profile_models(
 ) -> pd.DataFrame:
     """Measure networks on one target, one a row, in the order given.
 
+    >>> from hybridnas import zoo
+    >>> mine = zoo.load("mobilenetv2_100")  # or any architecture
+    >>> table = profile_models({"mine": mine}, image_size=64, threads=1)
+    >>> table.name.tolist(), table.layout.tolist(), table.image_size.tolist()
+    (['mine'], ['CCCCC'], [64])
+    >>> bool(table.latency_ms_p50[0] > 0)
+    True
+    >>> counted = profile_models(["mobilenetv2_100", "timm:mobilenetv2_100"], latency=False)
+    >>> (counted.macs / 1e6).round().tolist()  # the paper prints 300 M
+    [301.0, 301.0]
+
     Args:
         models: Names (of the zoo, `timm:NAME`, or paths of architecture.json files), or architectures by name.
         image_size: Pixels a side; None takes each network's own.

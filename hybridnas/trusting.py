@@ -21,7 +21,7 @@ from hybridnas.proxy.training import Recipe, Trainer
 from hybridnas.proxy.trust import Trust, compare, verdict
 from hybridnas.report.progress import say
 from hybridnas.seeds import derive_seed
-from hybridnas.study.run import Run
+from hybridnas.study.run import Run, check_goes_on
 
 FILE = "trust.json"
 NUM_NETWORKS, NUM_SEEDS, LONGER = 12, 2, 5
@@ -93,6 +93,7 @@ def trust_run(
     """
     console = console or Console(quiet=True)
     run = Run.load(folder)
+    check_goes_on(run.folder, run.config)
     recipe = recipe_of(run.config)
     longer = replace(recipe, epochs=epochs or LONGER * recipe.epochs)
     _check(num_networks, num_seeds, longer.epochs, recipe.epochs)

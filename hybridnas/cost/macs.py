@@ -53,6 +53,17 @@ def count_macs(model: nn.Module, image_size: int) -> int:
     Deploy the model first for what is run on the device: branches that fuse are counted here as they stand.
     The weights are not used: a model on the meta device counts the same.
 
+    >>> conv = nn.Conv2d(3, 8, kernel_size=3, stride=2, padding=1)
+    >>> count_macs(conv, 32) == 16 * 16 * 8 * 3 * 3 * 3  # positions, channels out, weights of each
+    True
+    >>> from hybridnas import build, zoo
+    >>> with torch.device("meta"):
+    ...     mobilenet = build(zoo.load("mobilenetv2_100"))
+    >>> round(count_macs(mobilenet, 224) / 1e6)  # the paper prints 300 M
+    301
+    >>> count_macs(nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10)), 8)
+    1920
+
     Raises:
         UncountedOperatorError: the model runs an operator that is neither counted nor listed in `UNCOUNTED`.
     """

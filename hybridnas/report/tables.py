@@ -184,9 +184,12 @@ def _order_kept(longer: list[dict[str, Any]]) -> list[str]:
 def _contract(target: dict[str, Any]) -> str:
     """What was asked of one target, what was foreseen, and what the exported file does."""
     budget = f"budget {target['budget_ms']:g} ms, " if target["budget_ms"] else ""
+    interval = ""
+    if target["latency_ms_low"] is not None:  # the first versions had none
+        interval = f" ({target['latency_ms_low']:.2f} to {target['latency_ms_high']:.2f})"
     foreseen = f"predicted {target['predicted_ms']:.2f}, " if target["predicted_ms"] else ""
     return (
         f"  {target['target']}, {target['runtime']} {target['precision']}: {budget}{foreseen}the exported file "
-        f"p50 {target['latency_ms_p50']:.2f} ms ({target['latency_ms_low']:.2f} to {target['latency_ms_high']:.2f}), "
+        f"p50 {target['latency_ms_p50']:.2f} ms{interval}, "
         f"p95 {target['latency_ms_p95']:.2f}; plain median just now {target['latency_ms_raw_p50']:.2f}"
     )

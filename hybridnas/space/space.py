@@ -23,8 +23,20 @@ from hybridnas.space.source import Source
 class SearchSpace:
     """A set of architectures. Make one with `SearchSpace.load`; `name` is the file's stem, `text` its content.
 
-    >>> SearchSpace.load("tiny").sample(lambda name, values: values[0]).layout
+    >>> import random
+    >>> space = SearchSpace.load("tiny")  # or the path of your own YAML file
+    >>> space.size > 10**9
+    True
+    >>> space.sample(lambda name, values: values[0]).layout  # the first of everything
     'CCCC'
+    >>> generator = random.Random(0)
+    >>> drawn = space.sample(lambda name, values: generator.choice(values))
+    >>> choices = space.encode(drawn)  # by name, as 'stage1.depth'
+    >>> space.sample(lambda name, values: choices[name]) == drawn
+    True
+    >>> hybrid = space.design(["mbconv", "mbconv", "global", "global"])
+    >>> hybrid.layout if hybrid else "not legal here"
+    'CCTT'
     """
 
     name: str

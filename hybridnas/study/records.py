@@ -7,7 +7,8 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import pandas as pd
 
@@ -23,8 +24,8 @@ COLUMNS = (
     "runtime precision batch_size machine architecture"
 ).split()
 
-#: Columns that the first version did not write.
-LATER = "latency_ms_low latency_ms_high num_samples worst_latency ended runtime precision machine stage_ms".split()
+#: Those without which a table says nothing; what an older version did not write of the others is missing.
+NEEDED = ("number", "key", "status", "layout", "macs", "params", "latency_ms_p50", "accuracy", "architecture")
 
 #: What a run with several targets says of each but the first, in columns called 'latency_ms_p50 TARGET' and so on.
 OF_EACH = ("latency_ms_p50", "latency_ms_p95", "latency_ms_low", "latency_ms_high", "num_samples", "predicted_ms")
@@ -124,6 +125,32 @@ def _line(values: Sequence[Any]) -> str:
     return text.getvalue()
 
 
+def read_table(path: Path) -> pd.DataFrame:
+    """The trials of a trials.csv, in today's columns; none where there is no such file.
+
+    Raises:
+        ValueError: it is not whole.
+    """
+    if not path.is_file():
+        return typed(pd.DataFrame(columns=COLUMNS))
+    # As text, or a key of digits alone would be a number, and a reason that reads 'None' would be none.
+    found = pd.read_csv(path, dtype="string", keep_default_na=False, na_values=[""])
+    if lacking := [name for name in NEEDED if name not in found]:
+        raise ValueError(f"it lacks the column {lacking[0]}")
+    if "worst_latency" not in found:  # which versions did not write that had one target
+        found["worst_latency"] = found["latency_ms_p50"]
+    others = [name for name in found.columns if name not in COLUMNS]
+    trials = typed(found.reindex(columns=[*COLUMNS, *others]))
+    complete = trials.status == "complete"
+    whole = trials.number.notna() & trials.status.isin(get_args(Status)) & trials.architecture.str.endswith("}")
+    whole &= ~complete | (trials.accuracy.notna() & trials.worst_latency.notna())
+    if not whole.all():
+        raise ValueError(f"line {2 + int(whole.argmin())} is not whole")
+    if trials.number.duplicated().any():
+        raise ValueError(f"trial {trials.number[trials.number.duplicated()].iloc[0]} stands in it twice")
+    return trials
+
+
 def typed(frame: pd.DataFrame) -> pd.DataFrame:
     """The same table with whole numbers, texts and missing values in their own types, also when it has no rows."""
     whole = ("number", "rung", "image_size", "macs", "params", "seed", "batch_size", "num_samples")
@@ -138,22 +165,6 @@ def typed(frame: pd.DataFrame) -> pd.DataFrame:
     frame = frame.astype(kinds | {name: "string" for name in words})
     frame[words] = frame[words].fillna("")  # an empty cell of the file
     return frame
-
-
-def upgraded(frame: pd.DataFrame) -> pd.DataFrame:
-    """A table as an older version wrote it with the columns that came since: empty, where they do not follow.
-
-    Raises:
-        ValueError: a column is missing that every version wrote.
-    """
-    missing = [name for name in COLUMNS if name not in frame]
-    if lost := [name for name in missing if name not in LATER]:
-        raise ValueError(f"trials.csv lacks the columns {', '.join(lost)}")
-    found = frame.assign(**dict.fromkeys(missing))
-    if "worst_latency" in missing:  # there was one target, which ran torch
-        found["worst_latency"] = frame.latency_ms_p50.fillna(frame.predicted_ms)
-        found[["runtime", "precision"]] = "torch", "fp32"
-    return found
 
 
 def front_of(trials: pd.DataFrame, latency: str = "worst_latency") -> pd.DataFrame:

@@ -3,87 +3,51 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import datetime
 from functools import cached_property
+from html import escape
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, TypeVar
 
 import pandas as pd
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import ValidationError
+from pydantic_core import from_json
 
 from hybridnas.architecture import Architecture
 from hybridnas.config import SearchConfig
 from hybridnas.errors import ConfigError, RunError, first_clause
-from hybridnas.study.records import COLUMNS, front_of, typed, upgraded
+from hybridnas.files import write_atomic
+from hybridnas.study.records import front_of, read_table
+from hybridnas.study.results import read_result
 
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Margin = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+#: Of run folders, as config.json says it: one more when an older version would misread what is written now. Folders
+#: that say none are from before there were numbers.
+FORMAT = 1
 
-
-class _Confirmed(BaseModel):
-    number: int
-    accuracy: Share
-    margin: Margin = 0.0
-    seeds: int = 1
-    epochs: int = 0
-    design: str = ""
-    accuracy_in_search: Share | None = None
-    latency_ms_p50: Margin | None = None
-    test_accuracy: Share | None = None
-
-    @model_validator(mode="after")
-    def _known_designs_are_tested(self) -> _Confirmed:
-        if self.design and self.test_accuracy is None:
-            raise ValueError(f"{self.design} lacks a test_accuracy")
-        return self
-
-
-class _Baseline(BaseModel):
-    name: str
-    kind: str = ""
-    macs: Margin | None = None
-    latency_ms: Margin | None = None
-    accuracy: Share | None = None
-    accuracies: list[Share] = []
-
-
-class _Target(BaseModel):
-    target: str
-    runtime: str
-    precision: str
-    budget_ms: Margin | None
-    predicted_ms: Margin | None
-    latency_ms_p50: Margin
-    latency_ms_low: Margin
-    latency_ms_high: Margin
-    latency_ms_p95: Margin
-    latency_ms_raw_p50: Margin
-
-
-class _Result(BaseModel):
-    """What result.json must have, so that nobody who reads it needs to look; more may stand in it."""
-
-    winner: int
-    num_classes: Annotated[int, Field(ge=1)]
-    accuracy: Share
-    test_accuracy: Share
-    epochs: int
-    margin: Margin = 0.0
-    seeds: int = 1
-    seconds: dict[str, float] = {}
-    targets: list[_Target] = []
-    confirmed: list[_Confirmed] = []
-    baselines: list[_Baseline] | None = None
+Content = TypeVar("Content")
 
 
 class Run:
-    """A search that ended or was stopped. Make one with `Run.load(folder)`.
+    """A search that ended or was stopped. Make one with `Run.load(folder)`. A notebook shows its front.
 
     Attributes:
         folder: Where it lies.
         config: Its settings, as resolved when it began.
         trials: All trials, one a row (`hybridnas.study.records.COLUMNS`).
-        result: The winner and its confirmed figures; empty while there is none.
+        result: The winner and its confirmed figures (`hybridnas.study.results.Result`); empty while there is none.
+
+    >>> run = Run.load("runs/example")  # what a search wrote
+    >>> trained = run.trials[run.trials.status == "complete"]  # a pandas DataFrame
+    >>> bool((trained.latency_ms_p50 <= 1000).all()), run.config.budget_ms
+    (True, 1000.0)
+    >>> run.front().latency_ms_p50.is_monotonic_increasing
+    True
+    >>> winner = run.architecture(int(run.best.number))
+    >>> winner.key == run.best.key
+    True
+    >>> run.best_model().architecture == winner
+    True
     """
 
     def __init__(self, folder: Path, config: SearchConfig, trials: pd.DataFrame, result: dict[str, Any]) -> None:
@@ -94,25 +58,18 @@ class Run:
 
     @classmethod
     def load(cls, folder: str | Path) -> Run:
-        """Read a run folder.
+        """Read a run folder, also one of an older version: columns that it did not write are missing values.
 
         Raises:
-            RunError: it is no run folder, or a file in it is damaged.
+            RunError: it is no run folder, or of a newer version, or a file in it is damaged.
         """
         folder = Path(folder)
         config = read_settings(folder)
-        try:
-            trials_file, result_file = folder / "trials.csv", folder / "result.json"
-            trials = typed(
-                upgraded(pd.read_csv(trials_file)) if trials_file.is_file() else pd.DataFrame(columns=COLUMNS)
-            )
-            result = json.loads(result_file.read_bytes()) if result_file.is_file() else {}
-            if result and _Result.model_validate(result).winner not in trials.number.tolist():
-                raise ValueError("result.json names no trial of trials.csv")
-            if result:  # the first version had no targets
-                result = {"targets": [], "confirmed": [], **result}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise _damaged(folder, error) from None
+        trials = _read(folder / "trials.csv", read_table)
+        result_file = folder / "result.json"
+        result = _read(result_file, lambda path: read_result(path, config)) if result_file.is_file() else {}
+        if result and result["winner"] not in trials.number.tolist():
+            raise _damaged(folder / "trials.csv", f"it lacks trial {result['winner']}, the winner of result.json")
         return cls(folder, config, trials, result)
 
     def front(self, target: str | None = None) -> pd.DataFrame:
@@ -159,50 +116,100 @@ class Run:
         """
         rows = self.trials[self.trials.number == number]
         if rows.empty:
-            last = int(self.trials.number.max()) if len(self.trials) else -1
-            raise RunError(f"{self.folder} has no trial {number}; its trials are numbered 0 to {last}.")
+            has = f"its trials are numbered 0 to {self.trials.number.max()}" if len(self.trials) else "it has none yet"
+            raise RunError(f"{self.folder} has no trial {number}; {has}.")
         return Architecture.from_json(str(rows.architecture.iloc[0]))
 
     def best_model(self) -> Any:
-        """The winner's network (`HybridNet`) with its trained weights, in eval mode."""
+        """The winner's network (`HybridNet`) with its trained weights, in eval mode.
+
+        Raises:
+            RunError: the search has no winner yet, or its files are gone or damaged.
+        """
+        assert self.best.key
         best = self.folder / "best"
         if not (best / "weights.safetensors").is_file():
-            raise RunError(f"{best} holds no weights: the search did not end; go on with --resume.")
+            raise RunError(f"{best} has no weights.safetensors any more.")
         return load_network(best, self.result["num_classes"])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the winner's drawing and the front."""
+        counts = ", ".join(f"{count} {status}" for status, count in self.trials.status.value_counts().items())
+        about = f"<p><b>{escape(str(self.folder))}</b>: {len(self.trials)} trials{f' ({counts})' if counts else ''}</p>"
+        if self.result:
+            best, figures = self.best, self.result["targets"][0]
+            about += (
+                f"<p>Winner: trial {best.number}, {100 * self.result['accuracy']:.1f} % on validation images, "
+                f"{figures['latency_ms_p50']:.3g} ms on {escape(figures['target'])}</p>"
+                f"{self.architecture(int(best.number))._repr_html_()}"
+            )
+        latencies = [self.latency_column(target) for target in self.config.targets]
+        columns = ["number", "layout", "families", "image_size", "accuracy", *latencies, "macs", "params"]
+        return about + self.front()[columns].to_html(index=False, border=0, float_format="{:.3g}".format)
 
 
 def read_settings(folder: Path) -> SearchConfig:
     """The settings of a run.
 
     Raises:
-        RunError: the folder is none, or its config.json is damaged.
+        RunError: the folder is none, or of a newer version, or its config.json is damaged.
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise RunError(f"{folder} is no run folder: it has no config.json.")
+        problem = "it has no config.json" if folder.is_dir() else "there is no such folder"
+        raise RunError(f"{folder} is no run folder: {problem}.")
+    fields = _read(path, _read_fields)
+    number = fields.pop("format", 0)
+    if not (isinstance(number, int) and number <= FORMAT):
+        raise RunError(
+            f"{folder} was written by a newer hybridnas: its format is {number!r}, and this one reads those up to "
+            f"{FORMAT}; update hybridnas."
+        )
+    if "architecture" in fields:
+        raise RunError(f"{folder} is the folder of a training, not of a search.")
+    return _read(path, lambda path: SearchConfig.model_validate(fields))
+
+
+def _read_fields(path: Path) -> dict[str, Any]:
+    fields = from_json(path.read_bytes())
+    if not isinstance(fields, dict):
+        raise ValueError("it holds no settings")
+    return fields
+
+
+def write_settings(folder: Path, config: SearchConfig) -> None:
+    """Make a folder a run folder, of today's format."""
+    fields = {"format": FORMAT, **config.model_dump(mode="json")}
+    write_atomic(folder / "config.json", json.dumps(fields, indent=2))
+
+
+def check_goes_on(folder: Path, config: SearchConfig) -> None:
+    """Refuse to train more for a run whose trials were trained otherwise than today.
+
+    Raises:
+        RunError: an older version made it.
+    """
+    if config.rungs is None:
+        raise RunError(
+            f"{folder} was made by an older version, which had no rungs and trained otherwise: its figures cannot be "
+            "compared with new ones. `report` still shows it and `train` takes its winner; begin a new run."
+        )
+
+
+def _read(path: Path, read: Callable[[Path], Content]) -> Content:
     try:
-        return SearchConfig.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        unknown = [str(each["loc"][0]) for each in _errors(error) if each["type"] == "extra_forbidden"]
-        if unknown:
-            raise RunError(
-                f"{folder} was made by another version of hybridnas: this one does not know the settings "
-                f"{', '.join(unknown)} in its config.json."
-            ) from None
-        raise _damaged(folder, error) from None
+        return read(path)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise _damaged(path, f"{where}: {first['msg']}" if where else first["msg"]) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise _damaged(path, first_clause(error)) from None
 
 
-def _errors(error: Exception) -> list[Any]:
-    return list(error.errors()) if isinstance(error, ValidationError) else []
-
-
-def _damaged(folder: Path, error: Exception) -> RunError:
-    reason = first_clause(error)
-    if first := next(iter(_errors(error)), None):
-        file = "config.json" if isinstance(error, ValidationError) and error.title == "SearchConfig" else "result.json"
-        where = ".".join(str(part) for part in first["loc"])
-        reason = f"{file}: {where + ': ' if where else ''}{first['msg']}"
-    return RunError(f"The run folder {folder} is damaged: {reason}.")
+def _damaged(path: Path, problem: str) -> RunError:
+    anew = "; `search --resume` writes it anew" if path.name in ("trials.csv", "result.json") else ""
+    return RunError(f"The run folder {path.parent} is damaged: {path.name}: {problem}{anew}.")
 
 
 def free_folder(out: Path | None, parent: Path) -> Path:
@@ -241,7 +248,7 @@ def load_network(folder: Path, num_classes: int) -> Any:
     try:
         architecture = Architecture.from_json((folder / "architecture.json").read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise _damaged(folder, error) from None
+        raise _unread(folder, error) from None
     return with_weights(architecture, folder / "weights.safetensors", num_classes)
 
 
@@ -260,5 +267,9 @@ def with_weights(architecture: Architecture, file: Path, num_classes: int) -> An
     try:
         model.load_state_dict(load_file(file))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise _damaged(file.parent, error) from None
+        raise _unread(file.parent, error) from None
     return model.eval()
+
+
+def _unread(folder: Path, error: Exception) -> RunError:
+    return RunError(f"The network in {folder} cannot be read: {first_clause(error)}.")

@@ -1,7 +1,17 @@
 """The designs of the literature as points in the space of architectures: `designs/` holds one file for each.
 
->>> load("coatnet_0_rw_224").layout
-'CCTT'
+>>> from hybridnas import build, zoo
+>>> len(zoo.names()), "convnext_tiny" in zoo.names()
+(23, True)
+>>> design = zoo.load("coatnet_0_rw_224")
+>>> design.layout, design.image_size, [stage.depth for stage in design.stages]
+('CCTT', 224, [1, 2, 6, 1])
+>>> zoo.entry("resnet50").published.macs  # as the source prints it
+4110000000
+>>> model = build(zoo.load("mobilenetv2_100"), num_classes=5)  # fresh weights; zoo.pretrained(NAME) has timm's
+>>> zoo.load("coatnet_0")
+Traceback (most recent call last):
+hybridnas.errors.ZooError: No design 'coatnet_0' in the zoo: did you mean coatnet_0_rw_224 or coatnet_2_rw_224?
 """
 
 from __future__ import annotations
