@@ -2,8 +2,8 @@
 
     stem(width, image_size, in_chans=3, **options): (B, 3, H, W) -> (B, width, ceil(H / stride), ceil(W / stride))
 
-with H = W = `image_size`, `in_chans` channels and the class attribute `stride`. The keyword-only arguments are options.
-`first_conv` names the convolutions that take the image.
+with H = W = `image_size`, `in_chans` channels and the class attribute `stride`. The keyword-only arguments are
+options. `first_conv` names the convolutions that take the image.
 """
 
 from __future__ import annotations
