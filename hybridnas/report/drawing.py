@@ -116,7 +116,7 @@ def draw_architecture(architecture: Architecture, stage_ms: Sequence[float] | No
     if stage_ms and shown:
         style: dict[str, Any] = {"fontsize": SMALL, "color": GREY, "va": "center"}
         axes.text((LEFT + MOST + 0.03) * WIDTH, TOP - 0.15, "share of latency", **style)
-        axes.text(LEFT * WIDTH, height - BOTTOM, f"predicted {sum(stage_ms):.3g} ms", **style)
+        axes.text(LEFT * WIDTH, height - BOTTOM, f"{sum(stage_ms):.3g} ms in all", **style)
     return figure
 
 
@@ -173,10 +173,12 @@ def architecture_figure(run: Run, number: int | None = None) -> Figure:
         number = int(run.result.get("winner", front.number.iloc[-1]))
     architecture = run.architecture(number)
     row = run.trials[run.trials.number == number].iloc[0]
-    accuracy = "" if pd.isna(row.accuracy) else f", {100 * row.accuracy:.1f} %"
+    won = number == run.result.get("winner")
+    share = run.result["accuracy"] if won else row.accuracy
+    accuracy = "" if pd.isna(share) else f", {100 * share:.1f} %"
     ms = row.predicted_ms if pd.isna(row.latency_ms_p50) else row.latency_ms_p50
     latency = "" if pd.isna(ms) else f" at {ms:.3g} ms"
-    name = "winner, trial" if number == run.result.get("winner") else "trial"
+    name = "winner, trial" if won else "trial"
     return draw_architecture(architecture, stage_ms_of(row), f"{name} {number}{accuracy}{latency}")
 
 
