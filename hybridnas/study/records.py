@@ -8,13 +8,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import pandas as pd
 
 from hybridnas.architecture import Architecture
-from hybridnas.cost.measure import Cost
 from hybridnas.pareto import front
+
+if TYPE_CHECKING:
+    from hybridnas.cost.measure import Cost
 
 Status = Literal["complete", "pruned", "infeasible", "failed"]
 
@@ -75,6 +77,8 @@ class TrialRecord:
     @classmethod
     def from_json(cls, text: str) -> TrialRecord:
         """Read what `to_json` wrote."""
+        from hybridnas.cost.measure import Cost  # which imports torch; a table of trials needs none
+
         fields = json.loads(text)
         fields["architecture"] = Architecture.from_json(json.dumps(fields["architecture"]))
         fields["costs"] = tuple(
