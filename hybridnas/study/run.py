@@ -201,7 +201,7 @@ def _read(path: Path, read: Callable[[Path], Content]) -> Content:
         return read(path)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
+        where = " ".join(".".join(map(str, first["loc"])).split())
         raise _damaged(path, f"{where}: {first['msg']}" if where else first["msg"]) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise _damaged(path, first_clause(error)) from None
