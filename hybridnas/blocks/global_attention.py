@@ -1,8 +1,8 @@
 """Global attention: every position attends to every other.
 
 CoAtNet's transformer block (Dai et al., 2021, arXiv:2106.04803, section 2.1) in the pre-norm form, and its kin by the
-way it knows positions: ViT (Dosovitskiy et al., 2021, arXiv:2010.11929), FastViT (Vasu et al., 2023, arXiv:2303.14189,
-section 3.2.3) and EfficientFormer's 3D block (Li et al., 2022, arXiv:2206.01191, section 4.1).
+way it knows positions: ViT (Dosovitskiy et al., 2021, arXiv:2010.11929), FastViT (Vasu et al., 2023,
+arXiv:2303.14189, section 3.2.3) and EfficientFormer's 3D block (Li et al., 2022, arXiv:2206.01191, section 4.1).
 """
 
 from __future__ import annotations

@@ -97,10 +97,12 @@ def test_a_setting_that_is_none(fields, sentence):
     assert str(caught.value).startswith(sentence)
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "tensorrt"])
-def test_a_runtime_that_is_not_installed_names_its_extra(runtime, monkeypatch):
+@pytest.mark.parametrize(
+    ("runtime", "extra"), [("onnxruntime", "onnx"), ("openvino", "openvino"), ("tensorrt", "tensorrt")]
+)
+def test_a_runtime_that_is_not_installed_names_its_extra(runtime, extra, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=rf"pip install 'hybridnas\[{runtime}\]'"):
+    with pytest.raises(ConfigError, match=rf"pip install 'hybridnas\[{extra}\]'"):
         check_installed(runtime)
 
 
