@@ -293,7 +293,7 @@ def without_trained(folder: Path) -> None:
         (lambda folder: (folder / "config.json").unlink(), "is no run folder: it has no config.json"),
         (lambda folder: (folder / "result.json").unlink(), "has no winner yet: the search did not end"),
         (lambda folder: (folder / "result.json").write_text("{"), "is damaged"),
-        (lambda folder: (folder / "best/weights.safetensors").write_bytes(b"x"), "is damaged"),
+        (lambda folder: (folder / "best/weights.safetensors").write_bytes(b"x"), "cannot be read"),
         (lambda folder: (folder / "environment.json").unlink(), "environment.json cannot be read"),
         (edit("config.json", rungs=None), "made by an older version"),
         (edit("config.json", data="gone.npz"), "was trained on gone.npz, which cannot be had here any more"),
