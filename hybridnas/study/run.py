@@ -167,6 +167,12 @@ def read_settings(folder: Path) -> SearchConfig:
         )
     if "architecture" in fields:
         raise RunError(f"{folder} is the folder of a training, not of a search.")
+    unknown = [" ".join(name.split()) for name in fields if name not in SearchConfig.model_fields]
+    if unknown:
+        raise RunError(
+            f"{folder} was made by another version of hybridnas: this one does not know the settings "
+            f"{', '.join(unknown)} in its config.json."
+        )
     return _read(path, lambda path: SearchConfig.model_validate(fields))
 
 

@@ -136,7 +136,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a baseline of nothing": (change("result.json", baselines=[{}]), "result.json: baselines.0.name: Field required"),
     "no trials yet": (lambda folder: [(folder / n).unlink() for n in ("trials.csv", "result.json")], "has no trial"),
     "another version": (change("config.json", teleport=True), "another version of hybridnas: .* settings teleport"),
-    "no numbers": (lambda folder: (folder / "trials.csv").write_text("a,b\n1,2\n"), "lacks the columns number, key"),
+    "no numbers": (lambda folder: (folder / "trials.csv").write_text("a,b\n1,2\n"), "lacks the column number"),
 }
 
 
