@@ -29,6 +29,9 @@ COLUMNS = (
 #: Those without which a table says nothing; what an older version did not write of the others is missing.
 NEEDED = ("number", "key", "status", "layout", "macs", "params", "latency_ms_p50", "accuracy", "architecture")
 
+#: Columns of whole numbers.
+WHOLE = ("number", "rung", "image_size", "macs", "params", "seed", "batch_size", "num_samples")
+
 #: What a run with several targets says of each but the first, in columns called 'latency_ms_p50 TARGET' and so on.
 OF_EACH = ("latency_ms_p50", "latency_ms_p95", "latency_ms_low", "latency_ms_high", "num_samples", "predicted_ms")
 
@@ -143,6 +146,8 @@ def read_table(path: Path) -> pd.DataFrame:
         raise ValueError(f"it lacks the column {lacking[0]}")
     if "worst_latency" not in found:  # which versions did not write that had one target
         found["worst_latency"] = found["latency_ms_p50"]
+    for name in set(found.columns) & set(WHOLE):  # some versions wrote whole numbers as 1.0
+        found[name] = pd.to_numeric(found[name])
     others = [name for name in found.columns if name not in COLUMNS]
     trials = typed(found.reindex(columns=[*COLUMNS, *others]))
     complete = trials.status == "complete"
@@ -157,13 +162,12 @@ def read_table(path: Path) -> pd.DataFrame:
 
 def typed(frame: pd.DataFrame) -> pd.DataFrame:
     """The same table with whole numbers, texts and missing values in their own types, also when it has no rows."""
-    whole = ("number", "rung", "image_size", "macs", "params", "seed", "batch_size", "num_samples")
-    kinds: dict[str, Any] = {name: "Int64" for name in whole}
+    kinds: dict[str, Any] = {name: "Int64" for name in WHOLE}
     others = [name for name in frame.columns if name not in COLUMNS]
     kinds |= {
         name: "float64"
         for name in (*OF_EACH, "worst_latency", "accuracy", "seconds", "ended", *others)
-        if name not in whole
+        if name not in WHOLE
     }
     words = [name for name in COLUMNS if name not in kinds]
     frame = frame.astype(kinds | {name: "string" for name in words})
