@@ -136,7 +136,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a baseline of nothing": (change("result.json", baselines=[{}]), "result.json: baselines.0.name: Field required"),
     "no trials yet": (lambda folder: [(folder / n).unlink() for n in ("trials.csv", "result.json")], "has no trial"),
     "another version": (change("config.json", teleport=True), "another version of hybridnas: .* settings teleport"),
-    "no numbers": (lambda folder: (folder / "trials.csv").write_text("a,b\n1,2\n"), "lacks the column number"),
+    "no numbers": (lambda folder: (folder / "trials.csv").write_text("a,b\n1,2\n"), "it lacks the column number"),
 }
 
 
@@ -160,16 +160,17 @@ def test_nothing_trained_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_a_run_of_the_first_version_is_read(folders: list[Path], tmp_path: Path) -> None:
     """Its table had fewer columns; what does not follow is empty."""
     folder = copy_of(folders[1], tmp_path)
-    table = pd.read_csv(folder / "trials.csv")
+    table = pd.read_csv(folder / "trials.csv", dtype="string")
     later = ["latency_ms_low", "latency_ms_high", "num_samples", "worst_latency", "ended"]
     table.drop(columns=[*later, "runtime", "precision", "machine"]).to_csv(folder / "trials.csv", index=False)
     result = json.loads((folder / "result.json").read_text())
     confirmed = [{name: row[name] for name in ("number", "accuracy", "latency_ms_p50")} for row in result["confirmed"]]
     kept = {name: result[name] for name in ("winner", "num_classes", "accuracy", "epochs", "test_accuracy")}
+    kept |= {"latency_ms_p50": 5.0, "latency_ms_p95": 6.0, "latency_ms_raw_p50": 5.5}
     (folder / "result.json").write_text(json.dumps({**kept, "confirmed": confirmed}))
     run, whole = Run.load(folder), Run.load(folders[1])
     assert run.front().number.tolist() == whole.front().number.tolist()
-    assert run.trials.ended.isna().all() and set(run.trials.runtime) == {"torch"}
+    assert run.trials.ended.isna().all()
     assert "Winner: trial" in summary(run)
     not_drawn = []
     for name, draw in FIGURES.items():
