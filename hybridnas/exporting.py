@@ -32,7 +32,7 @@ from hybridnas.model import HybridNet
 from hybridnas.pipeline import dataset_of
 from hybridnas.report.progress import say, telling
 from hybridnas.starting import BEST, WEIGHTS, read_training
-from hybridnas.study.run import Run, free_folder, load_network, with_weights
+from hybridnas.study.run import Run, check_goes_on, free_folder, load_network, with_weights
 
 FOLDER = Path("exports")
 FILE = "export.json"
@@ -123,8 +123,7 @@ def _of_run(folder: Path, trial: int | None, all_front: bool, data: str | None, 
         DataError: the data cannot be read.
     """
     run = Run.load(folder)
-    if run.config.rungs is None:
-        raise RunError(f"{folder} was made by an older version, which had no rungs; begin a new run.")
+    check_goes_on(folder, run.config)
     if not run.trials.accuracy.notna().any():
         raise RunError(f"{folder} has no trial that was trained: there is nothing to export.")
     if all_front:

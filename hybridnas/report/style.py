@@ -10,17 +10,17 @@ from typing import Any, cast
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from hybridnas.files import write_atomic
+from hybridnas.palette import luminance
 
 #: Paul Tol's bright scheme: told apart by colour-blind readers; markers and dashes tell them apart in grey.
 COLOURS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#BBBBBB")
 MARKERS = "osD^vPX"
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 3)))
 INK, GREY, PALE = "#222222", "#777777", "#E4E4E4"
-INK_LUMINANCE = 0.016
 
 #: Inches: printed 8.5 cm wide, letters of 9 points are 5.8.
 WIDTH = 5.2
@@ -83,9 +83,8 @@ def label(text: object) -> str:
 
 def text_on(face: Any) -> str:
     """The colour of letters on a colour: whichever has more contrast (WCAG 2.2, relative luminance)."""
-    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(face))
-    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
-    return "white" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / (INK_LUMINANCE + 0.05) else INK
+    light = luminance(to_hex(face)) + 0.05
+    return "white" if 1.05 / light > light / (luminance(INK) + 0.05) else INK
 
 
 @styled

@@ -13,6 +13,8 @@ import pandas as pd
 import pytest
 import typer
 
+import hybridnas.dashboard
+import hybridnas.export.__main__
 import hybridnas.report.__main__
 import hybridnas.search
 import hybridnas.train
@@ -110,6 +112,8 @@ APPS: dict[str, typer.Typer] = {
     "trust": hybridnas.trust.app,
     "train": hybridnas.train.app,
     "search": hybridnas.search.app,
+    "export": hybridnas.export.__main__.app,
+    "dashboard": hybridnas.dashboard.app,
 }
 
 
@@ -120,6 +124,7 @@ def said(
     """What a command says of a run folder that it refuses: one sentence, exit code 2."""
     monkeypatch.setattr("hybridnas.pipeline.Timer", murders.make_timer)
     flags = {"search": ["--resume"], "train": ["--epochs", "1", "--out", str(tmp_path / "training")]}
+    flags["export"] = ["--out", str(tmp_path / "exported")]
 
     def call(command: str, folder: Path) -> str:
         code = exit_code(APPS[command], [*flags.get(command, []), str(folder)])
@@ -151,7 +156,7 @@ def test_an_older_run_is_read_and_reported(older, finished, folder, capsys):
 
 
 @pytest.mark.parametrize("older", OLDER[:2])
-@pytest.mark.parametrize("command", ["search", "trust"])
+@pytest.mark.parametrize("command", ["search", "trust", "export"])
 def test_what_was_trained_otherwise_is_not_gone_on_with(older, command, folder, said):
     older(folder)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -228,14 +233,14 @@ def of_a_training(folder: Path) -> None:
     (folder / "config.json").write_text(settings.model_dump_json())
 
 
-READERS = ["report", "trust", "train"]
+READERS = ["report", "trust", "train", "export"]
 
 
 @pytest.mark.parametrize(
     ("damage", "commands", "sentence"),
     [
         (empty, APPS, "is no run folder: it has no config.json"),
-        (gone, ["report", "trust", "search"], "is no run folder: there is no such folder"),
+        (gone, ["report", "trust", "search", "export", "dashboard"], "is no run folder: there is no such folder"),
         (without("config.json"), APPS, "is no run folder: it has no config.json"),
         (cut("config.json"), APPS, "is damaged: config.json: EOF while parsing"),
         (replaced("config.json", ""), APPS, "is damaged: config.json: EOF while parsing"),
@@ -256,25 +261,28 @@ READERS = ["report", "trust", "train"]
         (replaced("result.json", "{}"), READERS, "is damaged: result.json: winner: Field required"),
         (replaced("result.json", '"x"'), READERS, "is damaged: result.json: Input should be a valid dictionary"),
         (without("trials.csv"), READERS, "is damaged: trials.csv: it lacks trial ., the winner of result.json"),
-        (without("trials.csv", "result.json"), ["report"], "has no trained trial to report"),
+        (without("trials.csv", "result.json"), ["report"], "has no trial that was trained to the end"),
         (without("trials.csv", "result.json"), ["trust"], "has 0 trained trials; at least 3 are needed"),
         (
             without("trials.csv", "result.json"),
             ["train"],
             "has no winner yet: the search did not end; go on with --resume",
         ),
-        (all_with_status("infeasible"), ["report"], "has no trained trial to report"),
-        (all_with_status("failed"), ["report"], "has no trained trial to report"),
-        (all_with_status("pruned"), ["report"], "has no trained trial to report"),
+        (all_with_status("infeasible"), ["report"], r"has no trial that was trained to the end \(\d over the budget\)"),
+        (all_with_status("failed"), ["report"], "has no trial that was trained to the end"),
+        (all_with_status("pruned"), ["report"], "has no trial that was trained to the end"),
         (all_with_status("infeasible"), ["trust"], "has 0 trained trials; at least 3 are needed"),
         (all_with_status("infeasible"), ["train"], "has no winner yet: the search did not end; go on with --resume"),
+        (all_with_status("infeasible"), ["export"], "has no winner yet: the search did not end; go on with --resume"),
+        (without("trials.csv", "result.json"), ["export"], "has no trial that was trained: there is nothing to export"),
+        (without("study.db"), ["dashboard"], "has no study.db: the search has not begun yet"),
         (without("best/architecture.json"), ["train"], "best/architecture.json cannot be read"),
         (without("environment.json"), ["search", "trust"], "environment.json cannot be read"),
         (replaced("environment.json", '{"data_fingerprint": "0"}'), ["search", "trust"], "targets Field required"),
         (cut("environment.json"), ["search", "trust"], "environment.json cannot be read"),
         (cut("space.yaml", 0.2), ["search", "trust"], "space.yaml"),
         (cut("designs.json"), ["search"], "designs.json cannot be read"),
-        (cut("study.db", 0.3), ["search"], "study.db cannot be"),
+        (cut("study.db", 0.3), ["search", "dashboard"], "study.db cannot be"),
     ],
 )
 def test_a_folder_that_cannot_be_used_is_one_sentence(damage, commands, sentence, folder, said, tmp_path):
