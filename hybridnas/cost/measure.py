@@ -136,22 +136,7 @@ class Costing:
 
     def count(self, architecture: Architecture) -> tuple[Cost, ...]:
         """MACs and parameters alone, one a target."""
-        macs, params = self.counter.count(architecture)
-        return tuple(
-            Cost(
-                macs,
-                params,
-                None,
-                None,
-                None,
-                timer.target,
-                timer.setting.batch_size,
-                runtime=timer.setting.runtime,
-                precision=timer.setting.precision,
-                machine=timer.fingerprint,
-            )
-            for timer in self.timers
-        )
+        return untimed(*self.counter.count(architecture), self.timers)
 
     def foresee(self, architecture: Architecture) -> tuple[Cost, ...] | None:
         """What the table alone knows: counts and predictions; None where it lacks a part. Nothing is built or timed."""
@@ -232,6 +217,25 @@ class Costing:
             replace(cost, predicted_ms=predictor.predict(architecture).ms)
             for cost, predictor in zip(self.count(architecture), self.predictors, strict=True)
         )
+
+
+def untimed(macs: int, params: int, timers: Sequence[Timer]) -> tuple[Cost, ...]:
+    """What counting alone tells of a network, one cost a timer."""
+    return tuple(
+        Cost(
+            macs,
+            params,
+            None,
+            None,
+            None,
+            timer.target,
+            timer.setting.batch_size,
+            runtime=timer.setting.runtime,
+            precision=timer.setting.precision,
+            machine=timer.fingerprint,
+        )
+        for timer in timers
+    )
 
 
 def timed(cost: Cost, latency: Latency, predicted_ms: float | None) -> Cost:

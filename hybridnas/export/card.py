@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hybridnas.architecture import Architecture, Options
-from hybridnas.blocks.stems import STEMS
 from hybridnas.export.parity import Parity
 from hybridnas.export.preprocessing import Preprocessing
 from hybridnas.files import write_atomic
@@ -114,10 +112,9 @@ scores = model(preprocess(read_image("photo.jpg")[None]))   # (1, {len(names)});
 def drawing(architecture: Architecture, num_classes: int) -> str:
     """The network as a table, a row for its stem, each stage and the head, with the maps that leave them."""
     stem, head = architecture.stem, architecture.head
-    side = math.ceil(architecture.image_size / int(getattr(STEMS[stem.type], "stride")))  # noqa: B009 (mypy)
+    side, *others = architecture.resolutions
     rows = [("stem", _said(stem.type, stem.options), "", f"{stem.width} x {side} x {side}")]
-    for i, stage in enumerate(architecture.stages, 1):
-        side = math.ceil(side / stage.transition.stride)
+    for i, (stage, side) in enumerate(zip(architecture.stages, others, strict=True), 1):
         body = f"{stage.depth} x {_said(stage.block, stage.options)}" if stage.depth else ""
         transition = _said(stage.transition.type, stage.transition.options)
         rows.append((f"stage {i}", transition, body, f"{stage.width} x {side} x {side}"))

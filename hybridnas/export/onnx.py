@@ -9,6 +9,7 @@ import torch
 
 from hybridnas.cost.runtimes import Input, Setting, to_onnx
 from hybridnas.errors import HybridNasError
+from hybridnas.export.bundle import difference
 from hybridnas.files import write_atomic
 from hybridnas.model import HybridNet, image_batch
 
@@ -40,7 +41,7 @@ def export_onnx(model: HybridNet, folder: Path, setting: Setting) -> None:
         expected = model.eval()(images)
     session = onnxruntime.InferenceSession(folder / FILE, providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
-    error = float((torch.from_numpy(found) - expected).abs().max())
-    if not error <= TOLERANCE * max(1.0, float(expected.abs().max())):
+    error = difference(torch.from_numpy(found), expected)
+    if not error <= TOLERANCE:
         (folder / FILE).unlink()
         raise HybridNasError(f"{FILE} differs from the trained network by {error:.2g}: it was not exported.")

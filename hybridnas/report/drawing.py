@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -51,10 +50,9 @@ class Part(NamedTuple):
 
 def parts_of(architecture: Architecture) -> list[Part]:
     """Stem, stages and head, in the order in which an image passes them."""
-    resolution, stem = _after_stem(architecture), architecture.stem
+    stem, (resolution, *others) = architecture.stem, architecture.resolutions
     found = [Part(f"stem {stem.type}", 0, resolution, stem.width, _said(stem.options), "", "")]
-    for stage in architecture.stages:
-        resolution = math.ceil(resolution / stage.transition.stride)
+    for stage, resolution in zip(architecture.stages, others, strict=True):
         joint = "" if stage.transition.type == "none" else stage.transition.type
         if stage.transition.stride > 1:
             joint = f"{joint} /{stage.transition.stride}".strip()
@@ -63,12 +61,6 @@ def parts_of(architecture: Architecture) -> list[Part]:
         found.append(Part(name, stage.depth, resolution, stage.width, details, joint, family))
     head = architecture.head
     return [*found, Part(f"head {head.type}", 0, None, None, _said(head.options), "", "")]
-
-
-def _after_stem(architecture: Architecture) -> int:
-    from hybridnas.space.points import stem_resolution  # takes torch
-
-    return stem_resolution(architecture.image_size, architecture.stem.type)
 
 
 def _said(options: Mapping[str, Value]) -> str:

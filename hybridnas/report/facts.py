@@ -14,12 +14,10 @@ from typing import Any
 import pandas as pd
 
 from hybridnas.architecture import Architecture
-from hybridnas.blocks.stems import STEMS
 from hybridnas.errors import RunError, first_clause
 from hybridnas.palette import FAMILY_COLOURS
 from hybridnas.report.differences import differences
-from hybridnas.report.style import COLOURS
-from hybridnas.space.points import stem_resolution
+from hybridnas.report.style import COLOURS, layout_groups
 from hybridnas.study.records import front_of
 from hybridnas.study.run import Run
 
@@ -159,7 +157,7 @@ def _trials(run: Run, rows: pd.DataFrame, axes: Sequence[Axis | None], index: in
                 "latency": [each[i] for each in latencies],
                 "confirmed": confirmed.get(trial["number"]),
                 "architecture": asdict(architecture),
-                "resolutions": _resolutions(architecture),
+                "resolutions": list(architecture.resolutions),
                 "stage_ms": _milliseconds(run, trial, len(architecture.stages) + 2),
             }
         )
@@ -183,17 +181,6 @@ def _plain(rows: pd.DataFrame, column: str) -> list[Any]:
     return [None if pd.isna(value) else float(f"{value:.6g}") if type(value) is float else value for value in values]
 
 
-def _resolutions(architecture: Architecture) -> list[int | None]:
-    """Pixels a side after the stem and after each stage; None where the stem is unknown."""
-    stem = architecture.stem.type
-    if stem not in STEMS:
-        return [None] * (1 + len(architecture.stages))
-    found = [stem_resolution(architecture.image_size, stem)]
-    for stage in architecture.stages:
-        found.append(math.ceil(found[-1] / stage.transition.stride))
-    return list(found)
-
-
 def _milliseconds(run: Run, trial: dict[str, Any], num_parts: int) -> list[float] | None:
     """Of stem, stages and head, where they are known."""
     if not trial["stage_ms"]:
@@ -208,15 +195,11 @@ def _milliseconds(run: Run, trial: dict[str, Any], num_parts: int) -> list[float
 
 
 def _layouts(trials: pd.DataFrame) -> list[dict[str, Any]]:
-    """The colours and markers of layouts, as in `report.fronts`: the most frequent by name, the rest together."""
-    names = trials[trials.status == "complete"].layout.value_counts().index.tolist()
-    groups = [[name] for name in names]
-    if len(names) > len(COLOURS):
-        groups = [*groups[: len(COLOURS) - 1], names[len(COLOURS) - 1 :]]
+    """The colours and markers of layouts, as in `report.fronts`."""
+    groups = layout_groups(trials[trials.status == "complete"].layout)
     return [
-        {"layouts": group, "name": "other" if len(group) > 1 else "-".join(group[0]) or "no blocks"}
-        | {"colour": colour, "symbol": symbol}
-        for group, colour, symbol in zip(groups, COLOURS, SYMBOLS, strict=False)
+        {"layouts": layouts, "name": name, "colour": colour, "symbol": symbol}
+        for (name, layouts), colour, symbol in zip(groups, COLOURS, SYMBOLS, strict=False)
     ]
 
 

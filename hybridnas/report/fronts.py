@@ -10,7 +10,19 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hybridnas.report.style import COLOURS, GREY, INK, MARKERS, WIDTH, label, mark_bound, name_points, said, styled
+from hybridnas.report.style import (
+    COLOURS,
+    GREY,
+    INK,
+    MARKERS,
+    WIDTH,
+    label,
+    layout_groups,
+    mark_bound,
+    name_points,
+    said,
+    styled,
+)
 from hybridnas.study.records import front_of
 from hybridnas.study.run import Run
 
@@ -207,9 +219,5 @@ def _ring(axes: Axes, x: Any, y: Any, name: str, *, size: int, colour: str) -> N
 
 
 def _by_layout(trained: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """The most frequent layouts by name, and the rest together: at most as many groups as colours."""
-    names = trained.layout.value_counts(sort=True).index.tolist()
-    keep = names if len(names) <= len(COLOURS) else names[: len(COLOURS) - 1]
-    groups = [("-".join(name) or "no blocks", trained[trained.layout == name]) for name in keep]
-    rest = trained[~trained.layout.isin(keep)]
-    return [*groups, ("other", rest)] if len(rest) else groups
+    """The trials of each group of layouts."""
+    return [(name, trained[trained.layout.isin(layouts)]) for name, layouts in layout_groups(trained.layout)]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import matplotlib
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -146,3 +147,11 @@ def name_points(axes: Axes, names: Sequence[tuple[str, float, float]]) -> None:
             arrowprops={"arrowstyle": "-", "color": "#BBBBBB", "lw": 0.5, "shrinkA": 1, "shrinkB": 4},
             zorder=1,
         )
+
+
+def layout_groups(layouts: pd.Series[str]) -> list[tuple[str, list[str]]]:
+    """The most frequent layouts by name, and the rest together: at most as many groups as colours."""
+    names = layouts.value_counts().index.tolist()
+    keep = names if len(names) <= len(COLOURS) else names[: len(COLOURS) - 1]
+    groups = [("-".join(name) or "no blocks", [name]) for name in keep]
+    return groups if len(keep) == len(names) else [*groups, ("other", names[len(keep) :])]

@@ -15,7 +15,7 @@ from torch import nn
 from hybridnas import zoo
 from hybridnas.architecture import Architecture
 from hybridnas.cost.macs import UncountedOperatorError, count_macs
-from hybridnas.cost.measure import Cost, timed
+from hybridnas.cost.measure import Cost, timed, untimed
 from hybridnas.errors import ArchitectureError, CannotRun, ConfigError, OutOfTime, TrainingFailed
 from hybridnas.model import num_params
 from hybridnas.proxy.evaluation import Outcome, Task
@@ -188,21 +188,7 @@ def find_models(search: Search, image_size: int, seconds_left: SecondsLeft) -> t
 def _measured(search: Search, model: TimmModel) -> tuple[Cost, ...]:
     """What one of timm's models costs on every target; not timed where it is over another budget."""
     network: nn.Module = model.deploy(search.trainer.dataset.num_classes)
-    macs, params = count_macs(network, model.image_size), num_params(network)
-    costs = tuple(
-        Cost(
-            macs,
-            params,
-            None,
-            None,
-            None,
-            timer.target,
-            timer.setting.batch_size,
-            runtime=timer.setting.runtime,
-            precision=timer.setting.precision,
-        )
-        for timer in search.costing.timers
-    )
+    costs = untimed(count_macs(network, model.image_size), num_params(network), search.costing.timers)
     if search.budget.excess(costs) > 0:
         return costs
     return tuple(
