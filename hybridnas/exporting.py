@@ -33,6 +33,7 @@ from hybridnas.pipeline import dataset_of
 from hybridnas.report.progress import say, telling
 from hybridnas.starting import BEST, WEIGHTS, read_training
 from hybridnas.study.run import Run, check_goes_on, free_folder, load_network, with_weights
+from hybridnas.study.storage import trial_weights
 
 FOLDER = Path("exports")
 FILE = "export.json"
@@ -161,7 +162,7 @@ def weights_of(run: Run, number: int) -> Path | None:
     best = run.folder / BEST / WEIGHTS
     if run.result.get("winner") == number and best.is_file():
         return best
-    kept = run.folder / "checkpoints" / f"trial-{number}.safetensors"
+    kept = trial_weights(run.folder, number)
     return kept if kept.is_file() else None
 
 

@@ -171,7 +171,7 @@ class Storage:
 
     def weights(self, number: int) -> Path:
         """Where the weights of a trial lie that is among the best."""
-        return self.folder / "checkpoints" / f"trial-{number}.safetensors"
+        return trial_weights(self.folder, number)
 
     def checkpoint(self, number: int) -> Path:
         """Where a training lies that was stopped at a rung."""
@@ -199,3 +199,8 @@ class Storage:
         for path in (self.folder / "checkpoints").glob("[!.]*-*.*"):
             if path not in kept:
                 path.unlink(missing_ok=True)
+
+
+def trial_weights(folder: Path, number: int) -> Path:
+    """Where a run folder has the weights of a trial that is among the best."""
+    return folder / "checkpoints" / f"trial-{number}.safetensors"
