@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
@@ -15,6 +16,9 @@ from hybridnas.errors import ConfigError, RunError, first_clause
 from hybridnas.study.run import read_settings
 from hybridnas.study.sharing import read_url, without_password
 from hybridnas.study.storage import STUDY_FILE, sqlite_url
+
+#: How long a Ctrl-C may wait at most.
+LOOK_S = 0.2
 
 
 class _Quiet(WSGIRequestHandler):
@@ -73,6 +77,21 @@ def serve(folder: Path, host: str, port: int, ready: Callable[[str], None]) -> N
             server = make_server(host, port, wsgi(storage), handler_class=_Quiet)
         except OSError as error:
             raise ConfigError(f"--host {host} --port {port} cannot be used: {error.strerror or error}.") from None
-        with server, suppress(KeyboardInterrupt):
-            ready(f"http://{host}:{server.server_port}/dashboard")
+
+        def answer() -> None:
             server.serve_forever()
+            storage.remove_session()  # this thread's
+
+        # In a thread of its own: wsgiref swallows what is raised while it answers, a Ctrl-C, too.
+        answering = Thread(target=answer)
+        with server:
+            answering.start()
+            try:
+                ready(f"http://{host}:{server.server_port}/dashboard")
+                while answering.is_alive():
+                    answering.join(LOOK_S)
+            except KeyboardInterrupt:
+                pass
+            finally:
+                server.shutdown()
+                answering.join()
