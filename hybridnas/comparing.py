@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from hybridnas.errors import RunError
 from hybridnas.files import write_atomic
 from hybridnas.study.baselines import (
     FINDING_SHARE,
@@ -90,8 +91,10 @@ def _modest(search: Search) -> float:
 
 def trained_before(folder: Path) -> list[dict[str, Any]]:
     """The baselines that an earlier end of the run trained: another winner is compared with them, too."""
-    path = folder / RESULT
-    rows = json.loads(path.read_bytes()).get("baselines", []) if path.is_file() else []
+    try:
+        rows = Run.load(folder).result.get("baselines", [])
+    except RunError:  # a damaged result.json, which is being written anew
+        return []
     return [row for row in rows if row["kind"] != "seeded"]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -259,8 +258,8 @@ def _nothing_trained(search: Search, config: SearchConfig) -> ConfigError:
 
 def _has_result(folder: Path) -> bool:
     try:
-        return bool(json.loads((folder / "result.json").read_bytes()))
-    except (OSError, ValueError):
+        return bool(Run.load(folder).result)
+    except RunError:  # damaged: it is written anew
         return False
 
 

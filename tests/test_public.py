@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import murders
@@ -20,7 +21,7 @@ import hybridnas
 from hybridnas import SearchConfig, run_search
 
 PACKAGE = Path(hybridnas.__file__).parent
-README = PACKAGE.parent / "README.md"
+README = Path(__file__).parent.parent / "README.md"
 
 
 def module_of(path: Path) -> str:
@@ -113,10 +114,11 @@ def test_types_reach_the_user(tmp_path: Path) -> None:
     pytest.importorskip("mypy")
     (tmp_path / "client.py").write_text(CLIENT)
     (tmp_path / "mypy.ini").write_text(MYPY)
+    is_installed = PACKAGE.parent == Path(sysconfig.get_path("purelib"))  # there mypy finds it by itself
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "client.py"],
         cwd=tmp_path,
-        env={**os.environ, "MYPYPATH": str(PACKAGE.parent)},
+        env=os.environ | ({} if is_installed else {"MYPYPATH": str(PACKAGE.parent)}),
         capture_output=True,
         text=True,
     )

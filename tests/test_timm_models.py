@@ -23,6 +23,7 @@ from hybridnas.architecture import Architecture, Head, Stage, Stem, Transition
 from hybridnas.blocks import BLOCKS
 from hybridnas.errors import ArchitectureError, ConfigError, RunError, ZooError
 from hybridnas.export.bundle import export_bundle
+from hybridnas.export.preprocessing import Preprocessing
 from hybridnas.model import build
 
 SIZE = 64
@@ -381,7 +382,7 @@ def best(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "best"
     torch.manual_seed(5)
     model = randomise(build(ARCHITECTURES["coatnet"], 16)).eval()
-    export_bundle(model, folder, class_names=[str(i) for i in range(16)], mean=[51.0], std=[102.0])
+    export_bundle(model, folder, Preprocessing.of(SIZE, [51.0], [102.0], [str(i) for i in range(16)]))
     return SimpleNamespace(
         model=model, description=folder / "architecture.json", weights=folder / "weights.safetensors"
     )
