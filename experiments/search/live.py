@@ -3,9 +3,10 @@
     python experiments/search/live.py run [METHOD ...]     # goes on where it stopped; rows appended to live.csv
     python experiments/search/live.py report
 
-Every network that a method trained to the end is timed again by one timer, in turns with its reference, and its
-accuracy is that of the method's own short training: the same function, data and number of epochs for all. Each search
-of hybridnas begins with an empty table.
+Budgets and times are multiples of what a reference network takes: the machine's speed changes, so a search is given the
+milliseconds that its budget is just then. Every network that a method trained to the end is timed again by one timer,
+in turns with its reference, and its accuracy is that of the method's own short training: the same function, data and
+number of epochs for all. Each search of hybridnas begins with an empty table.
 """
 
 import argparse
@@ -27,19 +28,19 @@ from hybridnas.pareto import front, hypervolume
 HERE = Path(__file__).parent
 FILE = HERE / "live.csv"
 METHODS = ("hybridnas", "random", "plain tpe", "plain nsga2")
-BUDGETS, SEEDS, SECONDS = (4.0, 6.0, 9.0), (0, 1, 2), 270.0
+BUDGETS, SEEDS, SECONDS = (0.6, 0.8, 1.1), (0, 1, 2), 100.0
 FLOOR = 1 / 16  # chance
 
 
-def searched(method: str, budget: float, seed: int, folder: Path) -> pd.DataFrame:
+def searched(method: str, budget_ms: float, seed: int, folder: Path) -> pd.DataFrame:
     """The networks that a method trained to the end: ended (seconds), accuracy, latency_ms (its own), architecture."""
-    common = ["--budget-ms", str(budget), "--seed", str(seed), "--time", str(SECONDS)]
+    common = ["--budget-ms", str(budget_ms), "--seed", str(seed), "--time", str(SECONDS)]
     if method.startswith("plain"):
         out = folder / "plain.csv"
         script = [str(HERE / "plain.py"), "--sampler", method.split()[1], "--out", str(out)]
         subprocess.run([sys.executable, *script, *common], check=True, stdout=subprocess.DEVNULL)
         return pd.read_csv(out)
-    sampler = [] if method == "hybridnas" else ["--sampler", "random", "--no-rungs"]
+    sampler = ["--baselines", "none"] + ([] if method == "hybridnas" else ["--sampler", "random", "--no-rungs"])
     run = folder / "run"
     subprocess.run(
         [sys.executable, "-m", "hybridnas.search", *common, "--threads", "1", "--out", str(run), *sampler],
@@ -54,48 +55,49 @@ def searched(method: str, budget: float, seed: int, folder: Path) -> pd.DataFram
 
 def run(methods: list[str]) -> None:
     if not FILE.exists():
-        FILE.write_text("method,budget_ms,seed,ended,accuracy,own_ms,timed_ms,families\n")
-    timer = Timer("cpu", threads=1)
+        FILE.write_text("method,budget,seed,ended,accuracy,own,timed,families\n")
+    timer = Timer("cpu", threads=1, reference="small")
     for budget in BUDGETS:
         for seed in SEEDS:
             for method in methods:
                 if f"\n{method},{budget},{seed}," in FILE.read_text():
                     continue
+                unit = timer.reference_ms * timer.drift()
                 with tempfile.TemporaryDirectory() as folder:
-                    found = searched(method, budget, seed, Path(folder))
+                    found = searched(method, round(budget * unit, 4), seed, Path(folder))
                 rows = []
                 for row in found.itertuples():
                     network = Architecture.from_json(row.architecture)
                     model = build(network, 16).deploy()
-                    ms = timer.measure(model, network.image_size, seconds=0.5).p50
-                    rows.append(
-                        [method, budget, seed, row.ended, row.accuracy, row.latency_ms, round(ms, 4), network.families]
-                    )
+                    timed = timer.measure(model, network.image_size, seconds=0.5).p50 / timer.reference_ms
+                    own = row.latency_ms / unit
+                    about = [row.ended, row.accuracy, round(own, 4), round(timed, 4), network.families]
+                    rows.append([method, budget, seed, *about])
                 with FILE.open("a", newline="") as out:
                     csv.writer(out).writerows(rows)
-                print(f"{time.strftime('%H:%M:%S')} {method} {budget} {seed}: {len(rows)}", flush=True)
+                print(f"{time.strftime('%H:%M:%S')} {method} {budget} {seed}: {len(rows)}, {unit:.2f} ms", flush=True)
 
 
 def covered(rows: pd.DataFrame, budget: float) -> float:
-    held = rows[rows.timed_ms <= budget]
-    return hypervolume((held.accuracy - FLOOR).tolist(), held.timed_ms.tolist(), worst_cost=budget)
+    held = rows[rows.timed <= budget]
+    return hypervolume((held.accuracy - FLOOR).tolist(), held.timed.tolist(), worst_cost=budget)
 
 
 def report() -> None:
     rows = pd.read_csv(FILE)
     lines = []
-    for (budget, seed), group in rows.groupby(["budget_ms", "seed"]):
+    for (budget, seed), group in rows.groupby(["budget", "seed"]):
         final = {method: covered(part, budget) for method, part in group.groupby("method")}
         for method, part in group.groupby("method"):
-            best = part.iloc[front(part.accuracy.tolist(), part.own_ms.tolist())]
+            best = part.iloc[front(part.accuracy.tolist(), part.own.tolist())]
             line = {
-                "budget_ms": budget,
+                "budget": budget,
                 "seed": seed,
                 "method": method,
                 "trained": len(part),
                 "covered": final[method],
-                "best": part[part.timed_ms <= budget].accuracy.max(),
-                "over": int((best.timed_ms > budget).sum()),
+                "best": part[part.timed <= budget].accuracy.max(),
+                "over": int((best.timed > budget).sum()),
             }
             for other in final:
                 times = sorted(part.ended)
@@ -104,7 +106,7 @@ def report() -> None:
             lines.append(line)
     table = pd.DataFrame(lines)
     print(table.round(3).to_markdown(index=False))
-    print(table.groupby(["budget_ms", "method"]).mean(numeric_only=True).round(3).to_markdown())
+    print(table.groupby(["budget", "method"]).mean(numeric_only=True).round(3).to_markdown())
     print(table.groupby("method").mean(numeric_only=True).round(3).to_markdown())
 
 

@@ -1,12 +1,15 @@
 """What each part of the search is worth, on recorded trainings: samplers, rungs, gate and known designs, on and off.
 
-python experiments/search/replays.py run [--seeds 20] [--sampler NAME ...]   # goes on; rows appended to replays.csv
-python experiments/search/replays.py report
+    python experiments/search/replays.py run [--seeds 20] [--sampler NAME ...] [--processes 1]
+    python experiments/search/replays.py report
+
+It goes on where it stopped; rows are appended to replays.csv.
 """
 
 import argparse
 import csv
 import itertools
+from multiprocessing import Pool
 from pathlib import Path
 
 import pandas as pd
@@ -27,30 +30,36 @@ WHOLE = ("1 4", True, True)
 SWITCHES = [WHOLE, ("4", True, True), ("2 4", True, True), ("1 4", False, True), ("1 4", True, False)]
 
 
-def run(samplers: list[str], seeds: int) -> None:
-    torch.set_num_threads(1)
+def run(samplers: list[str], seeds: int, processes: int) -> None:
     if not FILE.exists():
         FILE.write_text(",".join(["sampler", *PARTS, "seed", *(f"share_{n}" for n in LOOKS), "ask_ms", "over"]) + "\n")
-    recorded = Recorded.load()
-    for seed, sampler in itertools.product(range(seeds), samplers):
-        for switches in SWITCHES:
-            if f"\n{','.join(map(str, [sampler, *switches, seed]))}," in FILE.read_text():
-                continue
-            rungs, gate, seeding = switches
-            found = replay(
-                recorded,
-                sampler,
-                seed=seed,
-                trainings=LOOKS[-1],
-                budget_ms=BUDGET_MS,
-                rungs=RUNGS[rungs],
-                gate=gate,
-                seeding=seeding,
-            )
-            shares = [round(found.share_at(look), 4) for look in LOOKS]
+    done = FILE.read_text()
+    tasks = [
+        (sampler, *switches, seed)
+        for switches, seed, sampler in itertools.product(SWITCHES, range(seeds), samplers)
+        if f"\n{sampler},{','.join(map(str, switches))},{seed}," not in done
+    ]
+    with Pool(processes) as pool:
+        for row in pool.imap_unordered(replayed, tasks):
             with FILE.open("a", newline="") as out:
-                csv.writer(out).writerow([sampler, *switches, seed, *shares, round(found.ask_ms, 1), found.over_budget])
-        print(sampler, seed, flush=True)
+                csv.writer(out).writerow(row)
+
+
+def replayed(task: tuple) -> list:
+    torch.set_num_threads(1)
+    sampler, rungs, gate, seeding, seed = task
+    found = replay(
+        Recorded.load(),
+        sampler,
+        seed=seed,
+        trainings=LOOKS[-1],
+        budget_ms=BUDGET_MS,
+        rungs=RUNGS[rungs],
+        gate=gate,
+        seeding=seeding,
+    )
+    shares = [round(found.share_at(look), 4) for look in LOOKS]
+    return [*task, *shares, round(found.ask_ms, 1), found.over_budget]
 
 
 def report() -> None:
@@ -83,5 +92,6 @@ if __name__ == "__main__":
     parser.add_argument("what", choices=["run", "report"])
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--sampler", nargs="*", default=SAMPLERS)
+    parser.add_argument("--processes", type=int, default=1)
     arguments = parser.parse_args()
-    run(arguments.sampler, arguments.seeds) if arguments.what == "run" else report()
+    run(arguments.sampler, arguments.seeds, arguments.processes) if arguments.what == "run" else report()

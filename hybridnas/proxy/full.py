@@ -29,11 +29,11 @@ from hybridnas.data.batches import resize
 from hybridnas.data.dataset import Split
 from hybridnas.errors import TrainingFailed
 from hybridnas.model import HybridNet
+from hybridnas.proxy.steps import descend
 from hybridnas.proxy.training import (
     Trainer,
     autocast_dtype,
     channels_last,
-    descend,
     memory_said,
     parameter_groups,
     rate,

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 from torchvision.transforms import v2
 
 from hybridnas.architecture import Architecture
@@ -29,6 +28,7 @@ from hybridnas.errors import OutOfTime, TrainingFailed
 from hybridnas.files import write_atomic
 from hybridnas.locks import DeviceLock
 from hybridnas.model import build
+from hybridnas.proxy.steps import make_step
 from hybridnas.zoo.of_timm import TimmModel
 
 #: All cores train where a step takes less than this share of what one core needs.
@@ -181,7 +181,6 @@ class Trainer:
         total = recipe.epochs * steps_per_epoch
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, total, recipe.warm_up))
         dtype = autocast_dtype(self.device)
-        autocast = torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
         scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
         ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
         augment = augmentation(recipe, design.image_size)
@@ -194,9 +193,19 @@ class Trainer:
         if state:
             for name, part in parts.items():
                 part.load_state_dict(state[name])
+            for group in optimizer.param_groups:  # as a step on this device wants them
+                group |= {"lr": float(group["lr"]), "capturable": False}
             order.set_state(state["order"])
             torch.set_rng_state(state["random"])
             accuracies += state["accuracies"]
+        descend = make_step(
+            model,
+            optimizer,
+            scaler,
+            dtype=dtype,
+            label_smoothing=recipe.label_smoothing,
+            clip_norm=recipe.clip_norm,
+        )
         guessing = math.log(self.dataset.num_classes)
         first = step = len(accuracies) * steps_per_epoch
         last = until * steps_per_epoch
@@ -206,9 +215,7 @@ class Trainer:
             model.train()
             for x, labels in images.shuffled(recipe.batch_size, order, augment):
                 with self.lock.shared():  # a timer of any process gets the device between two steps
-                    with autocast:
-                        loss = F.cross_entropy(model(x), labels, label_smoothing=recipe.label_smoothing)
-                    descend(loss, model, optimizer, scaler, recipe.clip_norm)
+                    loss = descend(x, labels)
                     schedule.step()
                     if ema is not None:
                         ema.update(model, step=step)
@@ -282,18 +289,6 @@ def read_state(checkpoint: Path | None, identity: dict[str, Any]) -> dict[str, A
     except Exception:  # on a damaged file the unpickler stumbles in any way
         return {}
     return state if state.get("identity") == identity else {}
-
-
-def descend(
-    loss: Tensor, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, clip_norm: float
-) -> None:
-    """One step of the optimizer down the gradient of `loss`, whose norm is clipped."""
-    optimizer.zero_grad(set_to_none=True)
-    scaler.scale(loss).backward()
-    scaler.unscale_(optimizer)
-    nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-    scaler.step(optimizer)
-    scaler.update()
 
 
 @contextmanager

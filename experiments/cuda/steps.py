@@ -1,0 +1,92 @@
+"""How quick training steps and passes are on a GPU: with and without CUDA graphs, in bfloat16 and in full precision.
+
+    python experiments/cuda/steps.py FOLDER
+
+One network of each family of `tiny`, 32 px, 16 classes. What is compared takes turns, ROUNDS times; steps.csv has
+median milliseconds of a step and the ratio of the plain step's (full precision, no graph) to it, over the rounds.
+"""
+
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from hybridnas import Architecture, SearchSpace, build
+from hybridnas.proxy import steps
+from hybridnas.proxy.training import channels_last, parameter_groups
+
+FAMILIES = ("mbconv", "convnext", "window", "global", "repmixer")
+BATCHES = (32, 128)
+ROUNDS, STEPS = 5, 40
+#: Name, what autocast multiplies in, whether steps are recorded.
+WAYS = (
+    ("plain", None, False),
+    ("bf16", torch.bfloat16, False),
+    ("graph", None, True),
+    ("bf16 graph", torch.bfloat16, True),
+)
+
+
+def network_of(family: str) -> Architecture:
+    space = SearchSpace.load("tiny")
+    found = space.design((family,) * 4, size=0.5) or space.design(("convnext",) + (family,) * 3, size=0.5)
+    assert found is not None
+    return found
+
+
+def make(network: Architecture, dtype: torch.dtype | None, recorded: bool) -> steps.Step:
+    torch.manual_seed(0)
+    model = channels_last(build(network, 16).cuda()).train()
+    optimizer = torch.optim.AdamW(parameter_groups(model, 0.05), lr=1e-3, fused=True)
+    scaler = torch.amp.GradScaler("cuda", enabled=False)
+    step = steps.make_step(model, optimizer, scaler, dtype=dtype, label_smoothing=0.1, clip_norm=1.0)
+    if recorded:
+        return step
+    for group in optimizer.param_groups:
+        group |= {"lr": 1e-3, "capturable": False}
+    return step._step  # type: ignore[attr-defined, no-any-return]
+
+
+def milliseconds(step: steps.Step, x: Tensor, labels: Tensor) -> float:
+    taken = []
+    for _ in range(STEPS):
+        start = time.perf_counter()
+        step(x, labels).item()
+        taken.append(1000 * (time.perf_counter() - start))
+    return statistics.median(taken)
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    rows = []
+    for family in FAMILIES:
+        for batch in BATCHES:
+            x = torch.randn(batch, 3, 32, 32, device="cuda").contiguous(memory_format=torch.channels_last)
+            labels = torch.arange(batch, device="cuda") % 16
+            ways = {name: make(network_of(family), dtype, recorded) for name, dtype, recorded in WAYS}
+            for step in ways.values():
+                milliseconds(step, x, labels)
+            taken = [{name: milliseconds(step, x, labels) for name, step in ways.items()} for _ in range(ROUNDS)]
+            for name in ways:
+                ratios = [each["plain"] / each[name] for each in taken]
+                rows.append(
+                    {
+                        "family": family,
+                        "batch": batch,
+                        "way": name,
+                        "ms": round(statistics.median(each[name] for each in taken), 3),
+                        "ratio": round(statistics.median(ratios), 2),
+                        "low": round(min(ratios), 2),
+                        "high": round(max(ratios), 2),
+                    }
+                )
+                print(rows[-1], flush=True)
+            pd.DataFrame(rows).to_csv(folder / "steps.csv", index=False)
+
+
+if __name__ == "__main__":
+    main()
