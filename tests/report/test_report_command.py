@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import json
 import shutil
+import signal
 import socket
 import sqlite3
 import threading
@@ -189,19 +190,24 @@ def test_the_dashboard_shows_the_study_and_cannot_change_it(folders: list[Path])
         with pytest.raises(optuna.exceptions.StorageInternalError):
             optuna.delete_study(study_name="rung 0", storage=storage)
     answers: list[str] = []
+    main = threading.get_ident()
 
     def ready(address: str) -> None:
         def look() -> None:
             base = address.removesuffix("/dashboard")
-            with urllib.request.urlopen(f"{base}/api/studies", timeout=60) as answer:
-                answers.append(answer.read().decode())
-            import _thread
-
-            _thread.interrupt_main()  # Ctrl-C
+            try:
+                with urllib.request.urlopen(f"{base}/api/studies", timeout=60) as answer:
+                    answers.append(answer.read().decode())
+            finally:
+                signal.pthread_kill(main, signal.SIGINT)  # Ctrl-C
 
         threading.Thread(target=look, daemon=True).start()
 
-    serve(folders[0], "127.0.0.1", 0, ready)
+    before_us = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        serve(folders[0], "127.0.0.1", 0, ready)
+    finally:
+        signal.signal(signal.SIGINT, before_us)
     names = {study["study_name"] for study in json.loads(answers[0])["study_summaries"]}
     assert names == {"rung 0", "rung 1"}
     assert (folders[0] / "study.db").read_bytes() == before
