@@ -597,7 +597,7 @@ def test_a_checkpoint_of_timms_trainer_loads(tmp_path):
 
 
 def test_what_the_readme_shows_runs(best, tmp_path, monkeypatch):
-    readme = (Path(timm_models.__file__).parent.parent / "README.md").read_text()
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
     section = readme.partition("## In timm, detection and segmentation")[2]
     code = section.partition("```python\n")[2].partition("```")[0]
     assert "runs/20261123-181500/best/architecture.json" in code
