@@ -74,3 +74,16 @@ def _no_pauses() -> Iterator[None]:
 def _one_thread() -> None:
     """Small networks gain nothing from threads that fight for cores with other processes."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_figure() -> Iterator[None]:
+    """A search in a test's own process draws its front alone: all figures take longer than it does.
+
+    Those that a test starts as a command draw all, as do the tests of figures.
+    """
+    import hybridnas.pipeline
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hybridnas.pipeline, "draw_all", lambda run, folder: hybridnas.pipeline.draw_front(run))
+        yield

@@ -25,7 +25,7 @@ from hybridnas.cost.latency import Latency
 from hybridnas.errors import RunError, TargetError
 from hybridnas.model import HybridNet
 from hybridnas.report.__main__ import app as report_app
-from hybridnas.report.figures import FIGURES
+from hybridnas.report.figures import FIGURES, draw_all
 from hybridnas.report.tables import summary
 from hybridnas.search import app
 
@@ -42,7 +42,9 @@ def finished(space_file: Path, npz_file: Path, tmp_path_factory: pytest.TempPath
     config = SearchConfig(
         space=str(space_file), data=str(npz_file), epochs=1, trials=4, threads=1, budget_ms=1000, out=folder
     )
-    run_search(config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hybridnas.pipeline.draw_all", draw_all)
+        run_search(config)
     return folder
 
 

@@ -12,7 +12,7 @@ from hybridnas.errors import SpaceError
 from hybridnas.model import build
 from hybridnas.space import SearchSpace, shipped_spaces
 
-NUM_SAMPLES = 30
+NUM_SAMPLES = 20
 
 SMALL = """\
 image_size: [8, 16]

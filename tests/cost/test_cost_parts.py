@@ -44,8 +44,8 @@ def counted(architecture, num_classes):
 @pytest.mark.parametrize("space", shipped_spaces())
 def test_counts_of_parts_add_up_to_the_networks(table, space):
     counter = Counter(table, 10)
-    for architecture in samples(SearchSpace.load(space), 3):
-        assert counter.count(architecture) == counted(architecture, 10)
+    (architecture,) = samples(SearchSpace.load(space), 1)
+    assert counter.count(architecture) == counted(architecture, 10)
 
 
 @pytest.mark.parametrize("design", [name for name in zoo.names() if name != LARGE])

@@ -48,15 +48,13 @@ def test_a_space_holds_the_designs_that_its_file_names(name, design):
 def test_every_sample_builds_and_encodes_back(name):
     space = SearchSpace.load(name)
     generator = random.Random(0)
-    for _ in range(25):
+    for _ in range(10):
         point = space.sample(lambda choice, values: generator.choice(values))
-        with torch.device("meta"):
-            assert num_params(build(point, 10)) > 0
         choices = space.encode(point)
         again = space.sample(lambda choice, values, choices=choices: choices[choice])
         assert (again.families, again.image_size) == (point.families, point.image_size)
         with torch.device("meta"):
-            assert num_params(build(again, 10)) == num_params(build(point, 10))
+            assert num_params(build(again, 10)) == num_params(build(point, 10)) > 0
 
 
 @pytest.mark.parametrize("name", ["hybrid", "mobile", "edge", "small_data"])
