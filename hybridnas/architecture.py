@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
@@ -210,6 +211,14 @@ class Architecture:
     def families(self) -> str:
         """The block family of each stage that has blocks, in words: 'mbconv-mbconv-global'."""
         return "-".join(stage.block for stage in self.stages if stage.depth)
+
+    @cached_property
+    def main_family(self) -> str:
+        """The block family of most of its blocks."""
+        blocks: Counter[str] = Counter()
+        for stage in self.stages:
+            blocks[stage.block] += stage.depth
+        return blocks.most_common(1)[0][0]
 
     @cached_property
     def key(self) -> str:

@@ -9,7 +9,7 @@ import math
 import random
 import statistics
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -112,6 +112,8 @@ class Search:
         self.places: Executor = self.executor or Serial(partial(evaluate, self.trainer))
         self._running: dict[int, Running] = {}  # by number
         self._places: dict[str, int] = {}
+        self._changes = 0  # of the records
+        self._ordered: dict[int, tuple[int, list[TrialRecord], list[int]]] = {}  # by rung, with the changes till then
         self.spent: defaultdict[str, float] = defaultdict(float)  # seconds, by what was done
         self._decided = False
         self._proposals = Proposals(self.space, self.objective, len(self.rungs), self.seed)
@@ -400,6 +402,7 @@ class Search:
     def _put(self, record: TrialRecord) -> None:
         place = self._places.setdefault(record.architecture.key, len(self.records))
         self.records[place : place + 1] = [record]
+        self._changes += 1
 
     def _promoted(self) -> TrialRecord | None:
         """The trial that goes on to the next rung, from the highest rung that has one."""
@@ -427,12 +430,14 @@ class Search:
 
     def _standings(self, rung: int) -> tuple[list[TrialRecord], list[int], set[int]]:
         """The trials that ended a rung, their places in the order in which they go on, and those that have gone on."""
-        ended = [
-            r for r in self.records if len(r.accuracies) >= self.rungs[rung] and r.status in ("complete", "pruned")
-        ]
-        # Attention starts more slowly than convolution.
-        families = [main_family(record.architecture) for record in ended] if rung == 0 else None
-        order = standings(self.objective.scores(ended, self.rungs[rung]), families) if ended else []
+        changes, ended, order = self._ordered.get(rung, (-1, [], []))
+        if changes != self._changes:
+            epochs = self.rungs[rung]
+            ended = [r for r in self.records if len(r.accuracies) >= epochs and r.status in ("complete", "pruned")]
+            # Attention starts more slowly than convolution.
+            families = [record.architecture.main_family for record in ended] if rung == 0 else None
+            order = standings(self.objective.scores(ended, epochs), families) if ended else []
+            self._ordered[rung] = self._changes, ended, order
         gone_on = {row for row, r in enumerate(ended) if r.rung > rung or r.number in self._running}
         return ended, order, gone_on
 
@@ -484,11 +489,3 @@ def describe(architecture: Architecture) -> str:
     """An architecture in one line: 'mbconv x2 32, global x4 96 at 32 px'."""
     stages = ", ".join(f"{stage.block} x{stage.depth} {stage.width}" for stage in architecture.stages if stage.depth)
     return f"{stages} at {architecture.image_size} px"
-
-
-def main_family(architecture: Architecture) -> str:
-    """The family of most of its blocks."""
-    blocks: Counter[str] = Counter()
-    for stage in architecture.stages:
-        blocks[stage.block] += stage.depth
-    return blocks.most_common(1)[0][0]

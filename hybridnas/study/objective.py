@@ -47,9 +47,12 @@ class Objective:
 
     def scores(self, records: Sequence[TrialRecord], epochs: int) -> NDArray[np.float64]:
         """The figures of trials (N, M), all to be minimised, as they were after some epochs."""
-        found = np.array([self.values(record) for record in records])
-        found[:, 0] = [-record.accuracies[epochs - 1] for record in records]
-        return found
+        columns = [
+            [-record.accuracies[epochs - 1] for record in records],
+            [record.worst_latency for record in records],
+            [getattr(record.cost, self.third) if self.third else 0 for record in records],
+        ]
+        return np.array(columns[: len(self.directions)], dtype=np.float64).T
 
     def best(self, records: Sequence[TrialRecord]) -> list[TrialRecord]:
         """The trials to choose from in the end, the most accurate first: the front, or the few most accurate."""
