@@ -88,7 +88,9 @@ def test_a_clock_that_steps_back(tmp_path, monkeypatch, space_file, npz_file):
     monkeypatch.setattr("time.time", lambda: clock() - 3600 * len(calls))
     monkeypatch.setattr("hybridnas.pipeline.Timer", murders.make_timer)
     monkeypatch.setattr(Storage, "add", lambda *given, add=Storage.add: (calls.append(0), add(*given)))
-    config = SearchConfig(space=str(space_file), data=str(npz_file), epochs=1, trials=4, threads=1, time=600)
+    config = SearchConfig(
+        space=str(space_file), data=str(npz_file), epochs=1, trials=4, threads=1, time=600, baselines="none"
+    )
     run = run_search(config.model_copy(update={"out": tmp_path / "run"}))
     assert len(calls) >= 4 and (run.trials.status == "complete").sum() == 4
     assert run.trials.ended.is_monotonic_increasing and run.trials.seconds.min() >= 0
@@ -104,7 +106,7 @@ def test_a_run_named_by_a_time_that_was_before(tmp_path):
 
 def search_with_workers(folder: Path, space_file: Path, npz_file: Path, *flags: object) -> subprocess.Popen[str]:
     given = ("--space", space_file, "--data", npz_file, "--epochs", 12, "--trials", 8, "--threads", 1, "--workers", 2)
-    return start("search", *given, "--out", folder, *flags)
+    return start("search", *given, "--baselines", "none", "--out", folder, *flags)
 
 
 def test_workers_and_then_their_driver_are_killed(tmp_path, space_file, npz_file):

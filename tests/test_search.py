@@ -366,7 +366,7 @@ def test_help_needs_no_torch() -> None:
 
 def test_stopped_at_any_moment_no_finished_trial_is_lost(arguments: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    flags = [*arguments, "--trials", "12", "--threads", "1"]
+    flags = [*arguments, "--trials", "12", "--threads", "1", "--baselines", "none"]
     before = pd.DataFrame()
     for name in ("SIGINT", "SIGTERM", "SIGKILL"):
         process = start("search", *flags, *["--resume"] * (len(before) > 0))
@@ -416,7 +416,7 @@ def test_a_design_of_ones_own_is_tried_first_and_the_best_third_goes_on(
     finished: Path, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = copy_of(finished, tmp_path) / "best" / "architecture.json"
-    flags = [*arguments[:-2], "--epochs", "3", "--threads", "1", "--enqueue", str(own)]
+    flags = [*arguments[:-2], "--epochs", "3", "--threads", "1", "--baselines", "none", "--enqueue", str(own)]
     assert exit_code(app, [*flags, "--trials", "4"]) == 0
     shutil.rmtree(tmp_path / "copy")  # the run has the design itself
     out = capsys.readouterr().out
