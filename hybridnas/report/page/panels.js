@@ -17,13 +17,13 @@ function fillWinner(section, facts, onSelect) {
     return;
   }
   const trial = facts.trials[winner.trial];
-  const margin = known(winner.margin) ? ` ± ${(100 * winner.margin).toFixed(1)}` : "";
+  const margin = known(winner.margin) ? ` ± ${tenths(winner.margin)}` : "";
   const seeds = winner.seeds > 1 ? `mean of ${winner.seeds} seeds` : "one seed";
   section.replaceChildren(
     element("div", { class: "tile" }, element("span", { class: "muted small" }, "winner"),
       button(`trial ${trial.number}`, () => onSelect(winner.trial), { class: "link strong" }),
       element("span", { class: "muted small" }, shortened(dashed(trial.layout) + (trial.design ? ` (${trial.design})` : ""), 60))),
-    tile(`validation ${facts.accuracy}`, `${(100 * winner.accuracy).toFixed(1)}${margin} %`, `${seeds}, ${plural(winner.epochs, "epoch")}`),
+    tile(`validation ${facts.accuracy}`, `${tenths(winner.accuracy)}${margin} %`, `${seeds}, ${plural(winner.epochs, "epoch")}`),
     tile("on the test images", percent(winner.test_accuracy), "looked at once"),
     ...winner.targets.map((target) => tile(`exported, on ${shortened(target.target, 40)}`, cost(target.latency_ms_p50, "ms"),
       (known(target.budget_ms) ? `of ${bound(target.budget_ms, "ms")} · ` : "") + `p95 ${cost(target.latency_ms_p95, "ms")}`)),
@@ -196,4 +196,4 @@ function fillBaselines(section, facts, onSelect) {
         element("tbody", {}, ...rows))));
 }
 
-const bareShare = (share) => (known(share) ? (100 * share).toFixed(1) : "–");
+const bareShare = (share) => (known(share) ? tenths(share) : "–");

