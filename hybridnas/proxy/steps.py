@@ -93,7 +93,7 @@ class _Recorded:
         self._x, self._labels = x.clone(), labels.clone()
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph):
+            with torch.cuda.device(x.device), torch.cuda.graph(graph):
                 self._loss = self._step(self._x, self._labels)
         except torch.OutOfMemoryError:
             raise
