@@ -7,6 +7,7 @@ tell apart; the same is asked of two predictors that train nothing, more multipl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,8 +35,8 @@ class Estimate:
     high: float
 
     def __str__(self) -> str:
-        """'0.86 (0.79 to 0.92)'."""
-        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
+        """'0.86 (0.79 to 0.92)', or 'unknown'."""
+        return "unknown" if math.isnan(self.value) else f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
 @dataclass(frozen=True)

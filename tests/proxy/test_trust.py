@@ -69,6 +69,7 @@ def test_what_attention_gains_later_is_found():
 def test_nothing_to_compare():
     alike = compare([0.1, 0.2, 0.3], [[0.5, 0.5]] * 3, [1, 1, 1], [1, 2, 3], [1, 2, 3], [0, 1, 0])
     assert alike.num_pairs == 0 and math.isnan(alike.accuracy.value) and not alike.beats_nulls
+    assert str(alike.accuracy) == "unknown"
     assert verdict(alike).startswith("Only 0 pairs")
 
 
