@@ -112,8 +112,7 @@ class Search:
         self.places: Executor = self.executor or Serial(partial(evaluate, self.trainer))
         self._running: dict[int, Running] = {}  # by number
         self._places: dict[str, int] = {}
-        self._changes = 0  # of the records
-        self._ordered: dict[int, tuple[int, list[TrialRecord], list[int]]] = {}  # by rung, with the changes till then
+        self._ordered: dict[int, tuple[list[TrialRecord], list[int]]] = {}  # by rung, until a record changes
         self.spent: defaultdict[str, float] = defaultdict(float)  # seconds, by what was done
         self._decided = False
         self._proposals = Proposals(self.space, self.objective, len(self.rungs), self.seed)
@@ -402,7 +401,7 @@ class Search:
     def _put(self, record: TrialRecord) -> None:
         place = self._places.setdefault(record.architecture.key, len(self.records))
         self.records[place : place + 1] = [record]
-        self._changes += 1
+        self._ordered.clear()
 
     def _promoted(self) -> TrialRecord | None:
         """The trial that goes on to the next rung, from the highest rung that has one."""
@@ -430,14 +429,14 @@ class Search:
 
     def _standings(self, rung: int) -> tuple[list[TrialRecord], list[int], set[int]]:
         """The trials that ended a rung, their places in the order in which they go on, and those that have gone on."""
-        changes, ended, order = self._ordered.get(rung, (-1, [], []))
-        if changes != self._changes:
+        if rung not in self._ordered:
             epochs = self.rungs[rung]
             ended = [r for r in self.records if len(r.accuracies) >= epochs and r.status in ("complete", "pruned")]
             # Attention starts more slowly than convolution.
             families = [record.architecture.main_family for record in ended] if rung == 0 else None
             order = standings(self.objective.scores(ended, epochs), families) if ended else []
-            self._ordered[rung] = self._changes, ended, order
+            self._ordered[rung] = ended, order
+        ended, order = self._ordered[rung]
         gone_on = {row for row, r in enumerate(ended) if r.rung > rung or r.number in self._running}
         return ended, order, gone_on
 
