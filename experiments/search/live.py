@@ -1,21 +1,23 @@
 """Equal time on one core for hybridnas, random search behind its gate, and the plain script: whose front covers more?
 
-    python experiments/search/live.py run [METHOD ...]     # goes on where it stopped; rows appended to live.csv
+    python experiments/search/live.py run [METHOD ...] [--cores N]    # goes on where it stopped; appends to live.csv
     python experiments/search/live.py report
 
 Budgets and times are multiples of what a reference network takes: the machine's speed changes, so a search is given the
-milliseconds that its budget is just then. Every network that a method trained to the end is timed again by one timer,
+milliseconds that its budget is just then. Every network that a method trained to the end is timed again by our timer,
 in turns with its reference, and its accuracy is that of the method's own short training: the same function, data and
-number of epochs for all. Each search of hybridnas begins with an empty table.
+number of epochs for all. Each search of hybridnas begins with an empty table. Of several cores each search has one.
 """
 
 import argparse
 import csv
+import itertools
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing import Pool, Queue
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +30,7 @@ from hybridnas.pareto import front, hypervolume
 HERE = Path(__file__).parent
 FILE = HERE / "live.csv"
 METHODS = ("hybridnas", "random", "plain tpe", "plain nsga2")
-BUDGETS, SEEDS, SECONDS = (0.6, 0.8, 1.1), (0, 1, 2), 100.0
+BUDGETS, SEEDS, SECONDS = (0.6, 0.8, 1.1), (0, 1, 2), 110.0
 FLOOR = 1 / 16  # chance
 
 
@@ -53,29 +55,43 @@ def searched(method: str, budget_ms: float, seed: int, folder: Path) -> pd.DataF
     return trials.rename(columns={"latency_ms_p50": "latency_ms"})[["ended", "accuracy", "latency_ms", "architecture"]]
 
 
-def run(methods: list[str]) -> None:
+def searched_and_timed(task: tuple[float, int, str]) -> list[list]:
+    budget, seed, method = task
+    timer = Timer("cpu", threads=1, reference="small")
+    unit = min(timer.reference_ms * timer.drift() for _ in range(5))
+    with tempfile.TemporaryDirectory() as folder:
+        found = searched(method, round(budget * unit, 4), seed, Path(folder))
+    rows = []
+    for row in found.itertuples():
+        network = Architecture.from_json(row.architecture)
+        timed = timer.measure(build(network, 16).deploy(), network.image_size, seconds=0.5).p50 / timer.reference_ms
+        about = [row.ended, row.accuracy, round(row.latency_ms / unit, 4), round(timed, 4), network.families]
+        rows.append([method, budget, seed, *about])
+    print(f"{time.strftime('%H:%M:%S')} {method} {budget} {seed}: {len(rows)}, {unit:.2f} ms", flush=True)
+    return rows or [[method, budget, seed, *[""] * 5]]
+
+
+def pin(cores: Queue) -> None:
+    """This process and all that it starts have one core."""
+    os.sched_setaffinity(0, {cores.get()})
+
+
+def run(methods: list[str], num_cores: int) -> None:
     if not FILE.exists():
         FILE.write_text("method,budget,seed,ended,accuracy,own,timed,families\n")
-    timer = Timer("cpu", threads=1, reference="small")
-    for budget in BUDGETS:
-        for seed in SEEDS:
-            for method in methods:
-                if f"\n{method},{budget},{seed}," in FILE.read_text():
-                    continue
-                unit = timer.reference_ms * timer.drift()
-                with tempfile.TemporaryDirectory() as folder:
-                    found = searched(method, round(budget * unit, 4), seed, Path(folder))
-                rows = []
-                for row in found.itertuples():
-                    network = Architecture.from_json(row.architecture)
-                    model = build(network, 16).deploy()
-                    timed = timer.measure(model, network.image_size, seconds=0.5).p50 / timer.reference_ms
-                    own = row.latency_ms / unit
-                    about = [row.ended, row.accuracy, round(own, 4), round(timed, 4), network.families]
-                    rows.append([method, budget, seed, *about])
-                with FILE.open("a", newline="") as out:
-                    csv.writer(out).writerows(rows)
-                print(f"{time.strftime('%H:%M:%S')} {method} {budget} {seed}: {len(rows)}, {unit:.2f} ms", flush=True)
+    done = FILE.read_text()
+    tasks = [
+        (budget, seed, method)
+        for seed, budget, method in itertools.product(SEEDS, BUDGETS, methods)
+        if f"\n{method},{budget},{seed}," not in done
+    ]
+    cores = Queue()
+    for core in sorted(os.sched_getaffinity(0))[:num_cores]:
+        cores.put(core)
+    with Pool(num_cores, pin, (cores,)) as pool:
+        for rows in pool.imap_unordered(searched_and_timed, tasks):
+            with FILE.open("a", newline="") as out:
+                csv.writer(out).writerows(rows)
 
 
 def covered(rows: pd.DataFrame, budget: float) -> float:
@@ -89,12 +105,13 @@ def report() -> None:
     for (budget, seed), group in rows.groupby(["budget", "seed"]):
         final = {method: covered(part, budget) for method, part in group.groupby("method")}
         for method, part in group.groupby("method"):
+            part = part.dropna()
             best = part.iloc[front(part.accuracy.tolist(), part.own.tolist())]
             line = {
                 "budget": budget,
                 "seed": seed,
                 "method": method,
-                "trained": len(part),
+                "trained": part.accuracy.count(),
                 "covered": final[method],
                 "best": part[part.timed <= budget].accuracy.max(),
                 "over": int((best.timed > budget).sum()),
@@ -114,5 +131,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=["run", "report"])
     parser.add_argument("methods", nargs="*", default=METHODS)
+    parser.add_argument("--cores", type=int, default=1)
     arguments = parser.parse_args()
-    run(arguments.methods) if arguments.what == "run" else report()
+    run(arguments.methods, arguments.cores) if arguments.what == "run" else report()
