@@ -16,6 +16,7 @@ from torch import nn
 
 from hybridnas import Architecture, Run, SearchConfig, build, profile_models, run_search, zoo
 from hybridnas.cost.latency import Timer
+from hybridnas.data.batches import layout
 from hybridnas.data.loading import Loading
 from hybridnas.data.sources import open_source
 from hybridnas.errors import TrainingFailed
@@ -127,7 +128,9 @@ def test_what_cannot_be_recorded_is_trained_without_and_said() -> None:
 def test_every_design_of_the_zoo_can_be_recorded(name: str) -> None:
     torch.manual_seed(0)
     architecture = zoo.load(name)
-    model = channels_last(build(architecture, 10).cuda())
+    model: nn.Module = build(architecture, 10).cuda()
+    if layout(torch.device("cuda"), architecture.image_size) == torch.channels_last:
+        model = channels_last(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     scaler = torch.amp.GradScaler("cuda", enabled=False)
     step = steps.make_step(model, optimizer, scaler, dtype=torch.bfloat16, label_smoothing=0.1, clip_norm=1.0)

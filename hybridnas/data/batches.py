@@ -11,6 +11,11 @@ from torch.nn import functional as F  # noqa: N812
 
 from hybridnas.data.dataset import Split
 
+#: The largest images, in pixels, that lie contiguous on a GPU: there, cuDNN compiles a kernel for each channels-last
+#: depthwise convolution, 1 to 8 s in a network's first step, and its steps are no quicker (measured at 32 px,
+#: experiments/cuda).
+SMALL = 64
+
 
 class Batches:
     """One part of a data set at one image size, on one device, as uint8.
@@ -28,6 +33,7 @@ class Batches:
         self.labels = torch.from_numpy(part.labels).to(device)
         self.mean = mean.to(device).view(1, -1, 1, 1)
         self.std = std.to(device).view(1, -1, 1, 1)
+        self.layout = layout(device, image_size)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -53,7 +59,12 @@ class Batches:
 
     def _normal(self, images: Tensor) -> Tensor:
         normal = (images.float() - self.mean) / self.std
-        return normal.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+        return normal.expand(-1, 3, -1, -1).contiguous(memory_format=self.layout)
+
+
+def layout(device: torch.device, image_size: int) -> torch.memory_format:
+    """How images and the networks trained on them lie in memory: channels last, or contiguous where that is quicker."""
+    return torch.contiguous_format if device.type == "cuda" and image_size <= SMALL else torch.channels_last
 
 
 def channel_statistics(part: Split) -> tuple[Tensor, Tensor]:

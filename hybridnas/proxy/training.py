@@ -170,7 +170,9 @@ class Trainer:
         start = time.perf_counter()
         images = self.batches("train", design.image_size)
         torch.manual_seed(seed)
-        model = channels_last(made(design, self.dataset.num_classes).to(self.device))
+        model = made(design, self.dataset.num_classes).to(self.device)
+        if images.layout == torch.channels_last:
+            model = channels_last(model)
         order = torch.Generator().manual_seed(seed)
         optimizer = torch.optim.AdamW(
             parameter_groups(model, recipe.weight_decay),

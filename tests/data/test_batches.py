@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hybridnas.data.batches import Batches, channel_statistics, resize
+from hybridnas.data.batches import Batches, channel_statistics, layout, resize
 from hybridnas.data.dataset import Split
 
 CPU = torch.device("cpu")
@@ -42,6 +42,13 @@ def test_a_batch_is_augmented_as_a_whole_and_grey_becomes_three_channels() -> No
 def test_a_part_smaller_than_a_batch_is_one_batch() -> None:
     batches = Batches(split(5), 8, CPU, torch.zeros(3), torch.ones(3))
     assert [len(y) for _, y in batches.shuffled(64, torch.Generator(), nn.Identity())] == [5]
+
+
+def test_small_images_lie_contiguous_on_a_gpu_and_all_others_channels_last() -> None:
+    assert layout(torch.device("cuda"), 64) == torch.contiguous_format
+    assert layout(torch.device("cuda"), 96) == layout(CPU, 32) == torch.channels_last
+    images, _ = next(Batches(split(8), 8, CPU, torch.zeros(3), torch.ones(3)).in_order(8))
+    assert images.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_resize_keeps_constants_and_crops_the_longer_side() -> None:
