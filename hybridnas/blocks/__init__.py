@@ -16,6 +16,8 @@ A search space asks it thousands of times when it is loaded.
 from __future__ import annotations
 
 import inspect
+from functools import cache
+from typing import Any
 
 from torch import nn
 
@@ -52,6 +54,11 @@ __all__ = ["BLOCKS", "compat_options", "option_defaults"]
 
 def option_defaults(part: type[nn.Module]) -> dict[str, bool | int | float | str]:
     """The options of a family, stem, transition or head with their defaults: its keyword-only arguments."""
+    return dict(_defaults(part))
+
+
+@cache
+def _defaults(part: Any) -> dict[str, bool | int | float | str]:
     parameters = inspect.signature(part.__init__).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,18 @@ class Candidate:
         return frozenset(self.params.items())
 
 
+@dataclass(frozen=True)
+class _Known:
+    """The choices that make a design, plain and as Optuna stores them."""
+
+    choices: dict[str, Value]
+    params: Params
+
+    @cached_property
+    def identity(self) -> frozenset[tuple[str, Any]]:
+        return frozenset(self.params.items())
+
+
 class CostAwareSampler(BaseSampler):
     """Proposes whole designs. One serves a search, also one that goes on: a proposal depends on trials and table alone.
 
@@ -101,7 +114,7 @@ class CostAwareSampler(BaseSampler):
         self.rungs = rungs
         self.latency_counts = latency_counts
         self._proposal: Params = {}
-        self._known: dict[str, tuple[dict[str, Value], Params]] = {}
+        self._known: dict[str, _Known] = {}
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Choose the design, unless the trial was enqueued with one."""
@@ -155,30 +168,29 @@ class CostAwareSampler(BaseSampler):
 
     def _propose(self, generator: random.Random, waiting: Sequence[Params]) -> Params:
         trained = [self.records[i] for i in self._ended(self._levels()[-1])]
-        known = [self._encoded(record.architecture)[1] for record in self.records]
-        tried = {frozenset(params.items()) for params in [*known, *waiting]}
+        tried = {self._known_as(record.architecture).identity for record in self.records}
+        tried |= {frozenset(params.items()) for params in waiting}
         places = [i for i, each in enumerate(self._pool) if each.identity not in tried]
         near = self._neighbours(trained, generator, tried)
         candidates = [*(self._pool[i] for i in places), *near]
         if not candidates:  # a small space, searched through
             return generator.choice(self._pool).params
-        latencies = [self._latency(record.costs) for record in self.records]
-        if sum(latency is not None for latency in latencies) < NUM_STARTUP_COSTS:
+        latest = (i for i in reversed(range(len(self.records))) if self._latency(self.records[i].costs) is not None)
+        costed = sorted(islice(latest, MOST_LEARNT))
+        if len(costed) < NUM_STARTUP_COSTS:
             return self._first_that_holds(generator.sample(candidates, len(candidates)))
         size = len(candidates)
         pool = np.vstack([self._pool_features[places], self._encoding([each.params for each in near])])
         pool = np.vstack([pool, self._encoding(waiting)])
-        seen = self._encoding(known)
-        feasible = self._feasible(seen, pool)[:size]
+        feasible = self._feasible(pool)[:size]
         if len(self._ended(self.rungs[0])) < NUM_STARTUP:
             likely = np.flatnonzero(feasible >= min(0.5, feasible.max())).tolist()
             return self._first_that_holds([candidates[i] for i in generator.sample(likely, len(likely))])
-        costed = [i for i, latency in enumerate(latencies) if latency is not None][-MOST_LEARNT:]
-        latency, _ = regress(seen[costed], np.array([latencies[i] for i in costed], np.float64), pool)
-        rows, accuracy, mean, deviation = self._foreseen(seen, pool)
+        latency, _ = regress(self._features(costed), self._latencies(costed), pool)
+        rows, accuracy, mean, deviation = self._foreseen(pool)
         # Those in flight count as if they had come out as expected: the next one is to be elsewhere.
         accuracy = np.append(accuracy, mean[size:])
-        taken = np.append(np.array([latencies[i] for i in rows], np.float64), latency[size:])
+        taken = np.append(self._latencies(rows), latency[size:])
         if not self.latency_counts:
             latency, taken = np.zeros_like(latency), np.zeros_like(taken)
 
@@ -203,24 +215,28 @@ class CostAwareSampler(BaseSampler):
                 value[place] = (gain(np.array([place]), latency[place : place + 1]) * feasible[place])[0]
         return candidates[int(np.argmax(value))].params
 
-    def _foreseen(self, seen: Floats, pool: Floats) -> tuple[list[int], Floats, Floats, Floats]:
+    def _foreseen(self, pool: Floats) -> tuple[list[int], Floats, Floats, Floats]:
         """Accuracy at the highest rung that enough trials ended: who these are, theirs, mean and deviation of the pool.
 
         What a rung's model says of a design is, scaled, the prior mean of the next one's (Kennedy and O'Hagan, 2000).
         """
-        both = np.vstack([seen, pool])
-        prior, doubt = np.zeros(len(both)), np.zeros(len(both))
-        for level, epochs in enumerate(self._levels()):
-            rows = self._ended(epochs)
+        levels = []
+        for epochs in self._levels():
+            rows = np.array(self._ended(epochs))
             accuracy = np.array([self.records[i].accuracies[epochs - 1] for i in rows])
-            if level:
-                slope, offset = np.polyfit(prior[rows], accuracy, 1)
-                prior, doubt = slope * prior + offset, abs(slope) * doubt
             kept = _best_and_latest(accuracy)
-            learnt = np.array(rows)[kept]
-            mean, deviation = regress(seen[learnt], accuracy[kept] - prior[learnt], both)
+            levels.append((rows[kept], accuracy[kept]))
+        learnt = np.unique(np.concatenate([rows for rows, _ in levels]))
+        both = np.vstack([self._features(learnt.tolist()), pool])
+        prior, doubt = np.zeros(len(both)), np.zeros(len(both))
+        for level, (trials, values) in enumerate(levels):
+            places = np.searchsorted(learnt, trials)
+            if level:
+                slope, offset = np.polyfit(prior[places], values, 1)
+                prior, doubt = slope * prior + offset, abs(slope) * doubt
+            mean, deviation = regress(both[places], values - prior[places], both)
             prior, doubt = prior + mean, np.hypot(doubt, deviation)
-        return rows, accuracy, prior[len(seen) :], doubt[len(seen) :]
+        return rows.tolist(), accuracy, prior[len(learnt) :], doubt[len(learnt) :]
 
     def _levels(self) -> list[int]:
         """Epochs of the rungs that are modelled."""
@@ -258,19 +274,26 @@ class CostAwareSampler(BaseSampler):
                 return each.params
         return (unknown or candidates)[0].params
 
-    def _encoded(self, architecture: Architecture) -> tuple[dict[str, Value], Params]:
-        """The choices that make a design, plain and as Optuna stores them."""
+    def _known_as(self, architecture: Architecture) -> _Known:
         if architecture.key not in self._known:
             choices = self.space.encode(architecture)
-            self._known[architecture.key] = choices, to_params(self.space, choices)
+            self._known[architecture.key] = _Known(choices, to_params(self.space, choices))
         return self._known[architecture.key]
+
+    def _features(self, rows: Sequence[int]) -> Floats:
+        """Of some of the trials (N, D)."""
+        return self._encoding([self._known_as(self.records[i].architecture).params for i in rows])
+
+    def _latencies(self, rows: Sequence[int]) -> Floats:
+        """Of some of the trials (N,), in log scale; NaN where one lacks."""
+        return np.array([self._latency(self.records[i].costs) for i in rows], np.float64)
 
     def _neighbours(
         self, trained: Sequence[TrialRecord], generator: random.Random, tried: set[frozenset[tuple[str, Any]]]
     ) -> list[Candidate]:
         """Designs that answer one to three questions otherwise than one of the front."""
         best = front([r.accuracy or 0.0 for r in trained], [r.worst_latency or 0.0 for r in trained])
-        parents = [self._encoded(trained[i].architecture)[0] for i in best]
+        parents = [self._known_as(trained[i].architecture).choices for i in best]
         found: dict[frozenset[tuple[str, Any]], Candidate] = {}
         for _ in range(NUM_NEIGHBOURS if parents else 0):
             choices = generator.choice(parents)
@@ -290,12 +313,13 @@ class CostAwareSampler(BaseSampler):
                 found[near.identity] = near
         return list(found.values())
 
-    def _feasible(self, seen: Floats, pool: Floats) -> Floats:
+    def _feasible(self, pool: Floats) -> Floats:
         """The probability that a candidate holds the budget: from all that were costed, as far as that went."""
-        excess = np.log1p([max(self.budget.excess(record.costs), -0.99) for record in self.records])
+        latest = range(len(self.records))[-MOST_LEARNT:]
+        excess = np.log1p([max(self.budget.excess(self.records[i].costs), -0.99) for i in latest])
         if np.ptp(excess) == 0:  # nothing bounds the designs
             return np.ones(len(pool))
-        over, deviation = regress(seen[-MOST_LEARNT:], excess[-MOST_LEARNT:], pool)
+        over, deviation = regress(self._features(latest), excess, pool)
         return np.asarray(norm.cdf(-over / deviation), np.float64)
 
     def _latency(self, costs: Sequence[Cost]) -> float | None:

@@ -268,12 +268,12 @@ class Search:
 
     def _learn(self) -> None:
         """Take in the trials that are kept and not known here: those of before, and of other searches."""
-        for rung, trial, record in self.storage.load() if self.storage else ():
+        for rung, record, attrs in self.storage.load() if self.storage else ():
             place = self._places.get(record.architecture.key)
             if place is None or self.records[place].rung <= rung:
                 self._put(record)
             self._proposals.end(record.architecture)
-            self._proposals.tell(rung, record, trial)
+            self._proposals.tell(rung, record, self.budget.excess(record.costs), attrs)
 
     def _known_designs(self) -> Iterator[Proposal]:
         """Those that were given, the known layouts at middle size, and at their least those that were too much."""
@@ -385,10 +385,10 @@ class Search:
 
     def _keep(self, record: TrialRecord, attrs: Mapping[str, object] | None) -> None:
         self._put(record)
-        trial = self._proposals.frozen(record, self.budget.excess(record.costs), attrs)
-        self._proposals.tell(record.rung, record, trial)
+        excess = self.budget.excess(record.costs)
+        self._proposals.tell(record.rung, record, excess, attrs)
         if self.storage:
-            self.storage.add(record.rung, trial, self.records)
+            self.storage.add(record.rung, self._proposals.frozen(record, excess), self.records)
             best = self.objective.best(self.records)
             self.storage.clear([r.number for r in best], [r.number for r in self._contenders()], self._running)
         self._release(record, record.rung)

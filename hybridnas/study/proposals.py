@@ -6,7 +6,7 @@ and the trials that ended alone, and a search that goes on proposes what it woul
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import optuna
@@ -14,6 +14,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 
 from hybridnas.architecture import Architecture
+from hybridnas.pareto import ranking
 from hybridnas.space import SearchSpace
 from hybridnas.study.objective import Objective
 from hybridnas.study.records import TrialRecord
@@ -22,6 +23,9 @@ from hybridnas.study.storage import RECORD
 
 #: Trials that ended a rung before a sampler learns from that rung and no longer from the one below.
 ENOUGH = 15
+#: Of a long study samplers see the best and the latest trials, so many of each at least: their time grows with what
+#: they see. What is left out is found anew each time that so many more have ended.
+BEST, LATEST = 250, 250
 
 
 class Proposal(NamedTuple):
@@ -33,6 +37,24 @@ class Proposal(NamedTuple):
     architecture: Architecture
     design: str = ""
     attrs: Mapping[str, Any] = {}
+
+
+class _Told(NamedTuple):
+    """A trial, and by what share it is over the budget (`Budget.excess`)."""
+
+    record: TrialRecord
+    excess: float
+
+
+class _Rung:
+    """What is known of the trials of a rung, and the study in memory that samplers ask."""
+
+    def __init__(self, objective: Objective) -> None:
+        self.told: list[_Told] = []
+        self.num_ended = 0  # with an accuracy
+        self.study = optuna.create_study(directions=objective.directions)
+        self.left_out = 0  # of the first so many, all but the best
+        self.num_shown = 0
 
 
 class Proposals:
@@ -49,10 +71,9 @@ class Proposals:
         self.space = space
         self.objective = objective
         self.seed = seed
-        self._studies = [optuna.create_study(directions=objective.directions) for _ in range(num_rungs)]
-        self._ended = [0] * num_rungs
+        self._rungs = [_Rung(objective) for _ in range(num_rungs)]
         self._attrs: dict[int, Mapping[str, Any]] = {}
-        self._in_flight: dict[str, tuple[optuna.Study, optuna.Trial]] = {}
+        self._in_flight: dict[str, tuple[Architecture, optuna.Study, optuna.Trial]] = {}
 
     def next(self, sampler: str | BaseSampler, number: int, attempt: int) -> Proposal:
         """What a sampler, or the one that `make_sampler` knows by a name, would try as trial `number`.
@@ -69,31 +90,67 @@ class Proposals:
 
     def _level(self) -> optuna.Study:
         """The study that is asked: of the highest rung that enough trials ended."""
-        return self._studies[max((rung for rung, ended in enumerate(self._ended) if ended >= ENOUGH), default=0)]
+        place = max((i for i, rung in enumerate(self._rungs) if rung.num_ended >= ENOUGH), default=0)
+        rung = self._rungs[place]
+        left_out = max(0, len(rung.told) - LATEST) // LATEST * LATEST
+        if left_out > rung.left_out:
+            rung.study = optuna.create_study(directions=self.objective.directions)
+            self._show(rung, self._best(rung.told[:left_out]))
+            rung.left_out = rung.num_shown = left_out
+            for design in [each[0] for each in self._in_flight.values()]:
+                self.end(design)
+                self._begin(rung.study, design)
+        self._show(rung, rung.told[rung.num_shown :])
+        rung.num_shown = len(rung.told)
+        return rung.study
+
+    def _show(self, rung: _Rung, told: Sequence[_Told]) -> None:
+        rung.study.add_trials([self.frozen(*each) for each in told])
+
+    def _best(self, told: Sequence[_Told]) -> list[_Told]:
+        ended = [each for each in told if each.record.status in ("complete", "pruned")]
+        if not ended:
+            return []
+        epochs = len(ended[0].record.accuracies)
+        order = ranking(self.objective.scores([each.record for each in ended], epochs))
+        return [ended[place] for place in sorted(order[:BEST])]
 
     def begin(self, architecture: Architecture) -> None:
         """A design is in training, and others will be asked for meanwhile: samplers are to look elsewhere."""
-        study = self._level()
+        self._begin(self._level(), architecture)
+
+    def _begin(self, study: optuna.Study, architecture: Architecture) -> None:
         study.sampler = RandomSampler()  # not asked: the point is given
         study.enqueue_trial(to_params(self.space, self.space.encode(architecture)))
         trial = study.ask()
         suggest(trial, self.space)
-        self._in_flight[architecture.key] = study, trial
+        self._in_flight[architecture.key] = architecture, study, trial
 
     def end(self, architecture: Architecture) -> None:
         """A design is in training no more; what became of it is told as a trial of its own."""
         if architecture.key in self._in_flight:
-            study, trial = self._in_flight.pop(architecture.key)
+            _, study, trial = self._in_flight.pop(architecture.key)
             study.tell(trial, state=TrialState.FAIL)
 
-    def frozen(self, record: TrialRecord, excess: float, attrs: Mapping[str, Any] | None = None) -> FrozenTrial:
-        """A record as Optuna stores it, whose sampler noted `attrs`, at first; what is over the budget has no values.
+    def tell(self, rung: int, record: TrialRecord, excess: float, attrs: Mapping[str, Any] | None = None) -> None:
+        """A trial that ended a rung, or none.
 
         Args:
+            rung: That it was tried on last.
             record: The trial.
             excess: By what share it is over the budget (`Budget.excess`).
             attrs: What the sampler noted of the proposal; None where it was told before, on a lower rung.
         """
+        # Whether it holds the budget is told anew on each rung: what was foreseen then may be measured now.
+        noted = {name: value for name, value in (attrs or {}).items() if not name.startswith("constraints")}
+        self._attrs.setdefault(record.number, noted)
+        told = _Told(record, excess)
+        for each in self._rungs if record.status == "infeasible" else [self._rungs[rung]]:
+            each.told.append(told)
+            each.num_ended += record.status in ("complete", "pruned")
+
+    def frozen(self, record: TrialRecord, excess: float) -> FrozenTrial:
+        """A trial that was told as Optuna stores it; what is over the budget has no values."""
         trial = FixedTrial(to_params(self.space, self.space.encode(record.architecture)))
         suggest(trial, self.space)
         trained = record.status in ("complete", "pruned")
@@ -108,17 +165,5 @@ class Proposals:
             distributions=trial.distributions,
             constraints={"budget": excess},
             user_attrs={RECORD: record.to_json(), "design": record.design, "key": record.architecture.key},
-            system_attrs=dict(self._attrs[record.number] if attrs is None else attrs),
+            system_attrs=dict(self._attrs.get(record.number, {})),
         )
-
-    def tell(self, rung: int, record: TrialRecord, trial: FrozenTrial) -> None:
-        """A trial that ended a rung, or none."""
-        # Whether it holds the budget is told anew on each rung: what was foreseen then may be measured now.
-        noted = {name: value for name, value in trial.system_attrs.items() if not name.startswith("constraints")}
-        self._attrs.setdefault(record.number, noted)
-        if record.status == "infeasible":
-            for study in self._studies:
-                study.add_trial(trial)
-            return
-        self._studies[rung].add_trial(trial)
-        self._ended[rung] += trial.state == TrialState.COMPLETE

@@ -6,14 +6,18 @@ The studies may lie on a PostgreSQL server instead, and be shared with other sea
 
 from __future__ import annotations
 
+import json
 import time
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import optuna
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from hybridnas.errors import RunError, UserError, first_clause
@@ -64,6 +68,7 @@ class Storage:
         self.claims = Claims(self._url, name) if self._url else Alone()
         self._place = f"the study {name!r} in {without_password(url)}" if url else str(folder / STUDY_FILE)
         self._known: set[tuple[int, str]] = set()
+        self._read_before: set[int] = set()  # Optuna's numbers of trials
         self._lines: dict[int, tuple[TrialRecord, str]] = {}  # of trials.csv, by number
         address = self._url.render_as_string(hide_password=False) if self._url else sqlite_url(folder / STUDY_FILE)
         names = [f"{name} rung {rung}" if url else f"rung {rung}" for rung in range(num_rungs)]
@@ -109,8 +114,8 @@ class Storage:
         """Whether others add trials."""
         return self._url is not None
 
-    def load(self) -> list[tuple[int, FrozenTrial, TrialRecord]]:
-        """All trials that were not loaded before, nor added here, with their rungs.
+    def load(self) -> list[tuple[int, TrialRecord, dict[str, Any]]]:
+        """All trials that were not loaded before, nor added here: rung, record and what the sampler noted.
 
         The lower rungs come first, and within one they are in the order in which they ended.
 
@@ -119,22 +124,54 @@ class Storage:
         """
         try:
             found = [
-                (rung, trial, TrialRecord.from_json(trial.user_attrs[RECORD]))
+                (rung, TrialRecord.from_json(record), attrs)
                 for rung, study in enumerate(self.studies)
-                for trial in self._trials(study)
-                if (rung, trial.user_attrs["key"]) not in self._known
+                for record, attrs in self._rows(study)
             ]
         except (SQLAlchemyError, KeyError, TypeError, ValueError, UserError) as error:
             if self.is_shared and isinstance(error, UserError):
                 raise
             raise RunError(f"{self._place} cannot be read: {first_clause(error)}.") from None
-        self._known |= {(rung, record.architecture.key) for rung, _, record in found}
+        found = [each for each in found if (each[0], each[1].architecture.key) not in self._known]
+        self._known |= {(rung, record.architecture.key) for rung, record, _ in found}
         return found
 
-    def _trials(self, study: optuna.Study) -> list[FrozenTrial]:
+    def _rows(self, study: optuna.Study) -> list[tuple[str, dict[str, Any]]]:
         if self._url:
-            return patiently(self._url, lambda: study.get_trials(deepcopy=False))
-        return study.get_trials(deepcopy=False)
+            return patiently(self._url, lambda: self._read(study))
+        return self._read(study)
+
+    def _read(self, study: optuna.Study) -> list[tuple[str, dict[str, Any]]]:
+        """Records and notes of the trials that ended and were not read before.
+
+        From Optuna's tables: its own reading makes objects of all parameters, which takes thirty times as long.
+        """
+        assert self._database is not None
+        number_of_study = self._database.get_study_id_from_name(study.study_name)
+        with self._database.engine.connect() as connection:
+
+            def rows(query: str, **values: Any) -> list[Any]:
+                return list(connection.execute(text(query), {"study": number_of_study} | values))
+
+            ended = [
+                number
+                for number, state in rows("SELECT trial_id, state FROM trials WHERE study_id = :study ORDER BY number")
+                if TrialState[state].is_finished() and number not in self._read_before
+            ]
+            if not ended:
+                return []
+            of_these = (
+                "FROM trial_{}_attributes AS a JOIN trials AS t ON t.trial_id = a.trial_id "
+                "WHERE t.study_id = :study AND t.trial_id >= :first"
+            )
+            user = f"SELECT t.trial_id, a.value_json {of_these.format('user')} AND a.key = :key"
+            system = f"SELECT t.trial_id, a.key, a.value_json {of_these.format('system')}"
+            records = {number: json.loads(value) for number, value in rows(user, first=min(ended), key=RECORD)}
+            notes: defaultdict[int, dict[str, Any]] = defaultdict(dict)
+            for number, key, value in rows(system, first=min(ended)):
+                notes[number][key] = json.loads(value)
+        self._read_before.update(ended)
+        return [(records[number], notes[number]) for number in ended]
 
     def add(self, rung: int, trial: FrozenTrial, records: Sequence[TrialRecord]) -> None:
         """Keep a trial that ended a rung, and the table of all.

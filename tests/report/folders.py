@@ -156,10 +156,10 @@ def _write_study(folder: Path, space: SearchSpace, first: Sequence[TrialRecord],
     proposals = Proposals(space, objective, len(RUNGS), 0)
     storage = Storage(folder, len(RUNGS), objective.directions)
     for record in first:
-        storage.studies[0].add_trial(proposals.frozen(record, 0.0, {}))
+        storage.studies[0].add_trial(proposals.frozen(record, 0.0))
     for record in last:
         if record.status == "complete":
-            storage.studies[1].add_trial(proposals.frozen(record, 0.0, {}))
+            storage.studies[1].add_trial(proposals.frozen(record, 0.0))
     storage.close()
 
 
