@@ -16,8 +16,6 @@ A search space asks it thousands of times when it is loaded.
 from __future__ import annotations
 
 import inspect
-from functools import cache
-from typing import Any
 
 from torch import nn
 
@@ -54,13 +52,13 @@ __all__ = ["BLOCKS", "compat_options", "option_defaults"]
 
 def option_defaults(part: type[nn.Module]) -> dict[str, bool | int | float | str]:
     """The options of a family, stem, transition or head with their defaults: its keyword-only arguments."""
-    return dict(_defaults(part))
+    if part not in _defaults:
+        parameters = inspect.signature(part.__init__).parameters.values()
+        _defaults[part] = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    return dict(_defaults[part])
 
 
-@cache
-def _defaults(part: Any) -> dict[str, bool | int | float | str]:
-    parameters = inspect.signature(part.__init__).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+_defaults: dict[type, dict[str, bool | int | float | str]] = {}
 
 
 def compat_options(part: type[nn.Module]) -> frozenset[str]:
