@@ -63,6 +63,8 @@ def open_run(config: SearchConfig, *, resume: bool) -> tuple[SearchConfig, Path]
     given: dict[str, Any] = {name: getattr(config, name) for name in config.model_fields_set & {*config.CHANGEABLE}}
     if given.keys() & {"trials", "time"}:  # a new stop replaces the old one, whichever kind it was
         stored = stored.model_copy(update={"trials": None, "time": None})
+    if "baselines" in given:  # their weights go with them
+        stored = stored.model_copy(update={"baseline_weights": None})
     return stored.model_copy(update={**given, "out": folder}), folder
 
 

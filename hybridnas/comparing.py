@@ -35,6 +35,7 @@ def compare_run(
     kind: Literal["zoo", "timm"],
     seconds_left: Callable[[], float],
     say: Callable[[str], None],
+    weights: Path | None = None,
 ) -> None:
     """Train baselines of a kind like the winner, and add them to result.json, each as a training ends.
 
@@ -47,13 +48,14 @@ def compare_run(
         kind: What the winner is compared with.
         seconds_left: Until all must end. Without a limit the zoo gets as long as the search trained.
         say: Told what each training gave.
+        weights: A folder of weights for timm's models.
     """
     result = json.loads((folder / RESULT).read_bytes())
     remarks: dict[str, list[str]] = result.setdefault("baseline_remarks", {})
     if kind in remarks:
         return
     run = Run.load(folder)
-    found = [Baseline.from_row(row) for row in result["baselines"] if row["kind"] != "seeded"]
+    found = [Baseline.from_row(row, weights) for row in result["baselines"] if row["kind"] != "seeded"]
     winner = next(row for row in result["confirmed"] if row["number"] == result["winner"])
 
     def keep() -> None:
@@ -79,7 +81,7 @@ def compare_run(
         remarks[kind] = [f"{why} to train designs of {_whose(kind)} beside the winner."]
     else:
         with search.clock("baselines"):
-            said = _train(search, int(run.best.image_size), kind, found, left, say, keep)
+            said = _train(search, int(run.best.image_size), kind, found, left, say, keep, weights)
         remarks[kind] = said
     keep()
 
@@ -106,6 +108,7 @@ def _train(
     left: Callable[[], float],
     say: Callable[[str], None],
     keep: Callable[[], None],
+    weights: Path | None,
 ) -> list[str]:
     """Find what is lacking and train; `found` gets them."""
     own = [each for each in found if each.kind == kind and each.design.image_size == image_size]
@@ -120,7 +123,7 @@ def _train(
         more = [each for each in more if each.name not in names]
         own += more
         found += more
-    return remarks + train_baselines(search, own, left, say, keep)
+    return remarks + train_baselines(search, own, left, say, keep, weights)
 
 
 def _whose(kind: str) -> str:

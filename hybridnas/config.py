@@ -123,7 +123,7 @@ class SearchConfig(Settings):
     hybridnas.errors.ConfigError: --budget-ms: input should be greater than 0, got 0.
     """
 
-    CHANGEABLE = ("trials", "time", "workers", "executor", "ray_address", "storage", "baselines")
+    CHANGEABLE = ("trials", "time", "workers", "executor", "ray_address", "storage", "baselines", "baseline_weights")
 
     space: str | None = None
     around: str | None = None
@@ -151,6 +151,7 @@ class SearchConfig(Settings):
     threads: Count | None = None
     frozen_table: bool = False
     baselines: Literal["zoo", "timm", "none"] = "zoo"
+    baseline_weights: str | None = None
     workers: Count = 1
     executor: Literal["local", "ray"] = "local"
     ray_address: str | None = None
@@ -188,6 +189,12 @@ class SearchConfig(Settings):
     def _an_address_is_of_ray(self) -> SearchConfig:
         if self.ray_address is not None and self.executor != "ray":
             raise ValueError(f"ray-address: is for --executor ray, got {self.executor}")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_are_of_timm(self) -> SearchConfig:
+        if self.baseline_weights is not None and self.baselines != "timm":
+            raise ValueError(f"baseline-weights: is for --baselines timm, got {self.baselines}")
         return self
 
     @model_validator(mode="after")

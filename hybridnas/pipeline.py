@@ -48,6 +48,7 @@ from hybridnas.study.objective import Objective
 from hybridnas.study.run import Run, free_folder
 from hybridnas.study.storage import Storage
 from hybridnas.working import open_places, share_of_cores
+from hybridnas.zoo.of_timm import check_weights
 
 #: Of the allowed time, what is kept for confirming; and the seconds that exporting, timing what was exported and
 #: drawing take, with an ONNX file and without.
@@ -109,6 +110,9 @@ def run_search(
     config = resolved(config, space="tiny" if native <= TINY_LIMIT else "hybrid")
     space, designs = stored_space(config, folder) if resume else new_space(config)
     device = local_device(str(config.device))
+    weights = Path(config.baseline_weights) if config.baseline_weights is not None else None
+    if weights is not None:
+        check_weights(weights)
     dataset = _load(source, config, max(space.file.image_size), console)
     console.print(
         f"space  {space.name}: {space.size:.3g} architectures, {len(space.layouts())} known layouts"
@@ -180,7 +184,9 @@ def run_search(
             if search.records != before or not _has_result(folder):
                 finish_run(folder, search, lambda: end - finish - compare - time.monotonic(), display.say, compare)
             if config.baselines != "none":
-                compare_run(folder, search, config.baselines, lambda: end - LAST_S - time.monotonic(), display.say)
+                compare_run(
+                    folder, search, config.baselines, lambda: end - LAST_S - time.monotonic(), display.say, weights
+                )
     run = Run.load(folder)
     _draw(run, console)
     console.print(front_table(run))

@@ -57,7 +57,7 @@ def search(
         bool,
         option(
             "--resume",
-            help="Go on with a run; only the time, --workers, --baselines and where things run may change.",
+            help="Go on with a run; only the time, --workers, what is compared and where things run may change.",
             panel=RUN,
         ),
     ] = False,
@@ -104,6 +104,14 @@ def search(
         option(
             help="What the winner is compared with, trained alike at the end: zoo: published designs (default); timm: "
             "timm's own models, fine-tuned where their weights can be had; none.",
+            panel=RUN,
+        ),
+    ] = None,
+    baseline_weights: Annotated[
+        str | None,
+        option(
+            help="A folder with weights of timm's models, each NAME.safetensors, .bin or .pth: for --baselines timm.",
+            metavar="FOLDER",
             panel=RUN,
         ),
     ] = None,

@@ -160,7 +160,7 @@ def test_cached_weights_are_found_and_trained_on(
     file = weights_of(theirs, folder / "snapshots" / "abc" / "model.safetensors")
     assert cached_weights(SMALL) == file
 
-    design = baselines._with_weights(TimmModel(SMALL, 16), 3)
+    design = baselines._with_weights(TimmModel(SMALL, 16), 3, None)
     assert isinstance(design, TimmModel) and design.weights == file and design.key != TimmModel(SMALL, 16).key
     ours, fresh = design.build(3).state_dict(), TimmModel(SMALL, 16).build(3).state_dict()
     same = [name for name in ours if torch.equal(ours[name], theirs.state_dict().get(name, torch.empty(0)))]
@@ -177,7 +177,25 @@ def test_weights_of_something_else_are_not_used(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(TrainingFailed, match="its pretrained weights cannot be used"):
         TimmModel(SMALL, 16, file).build(3)
     monkeypatch.setattr(baselines, "cached_weights", lambda name: file)
-    assert baselines._with_weights(TimmModel(SMALL, 16), 3) == TimmModel(SMALL, 16)
+    assert baselines._with_weights(TimmModel(SMALL, 16), 3, None) == TimmModel(SMALL, 16)
+
+
+def test_weights_that_were_given_come_first_and_must_fit(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(of_timm, "BACKBONES", baselines.BACKBONES)
+    monkeypatch.setattr(baselines, "cached_weights", lambda name: tmp_path / "another")
+    for name in (SMALL, "test_efficientnet"):
+        weights_of(timm.create_model(SMALL), tmp_path / "weights" / f"{name}.safetensors")
+    given = SearchConfig(**settings, baselines="timm", baseline_weights=str(tmp_path / "weights"), out=tmp_path / "run")
+    run = run_search(given)
+    assert [row["name"] for row in run.result["baselines"] if row["kind"] == "timm" and row["pretrained"]] == [SMALL]
+    said = " ".join(run.result["baseline_remarks"]["timm"])
+    assert "test_efficientnet was left out: its pretrained weights cannot be used: " in said
+    text = summary(run)
+    assert f"timm's {SMALL} (" in text and "fine-tuned from pretrained weights" in text
+    run_search(SearchConfig(baselines="none", out=tmp_path / "run"), resume=True)
+    assert Run.load(tmp_path / "run").config.baseline_weights is None
 
 
 def test_a_hub_that_is_not_there_costs_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +234,7 @@ def row(kind: str, gain: float, margin: float, ms: float, **fields: Any) -> dict
         ),
         (
             row("timm", -0.02, 0.01, 4.1, pretrained=True),
-            "2.0 points (95 % interval 1.0 to 3.0) less accurate than timm's a (4.10 ms, fine-tuned from timm's "
+            "2.0 points (95 % interval 1.0 to 3.0) less accurate than timm's a (4.10 ms, fine-tuned from pretrained "
             "weights): use that.",
         ),
         (

@@ -243,7 +243,7 @@ def test_a_finished_search_resumed_without_more_to_do_trains_nothing(finished: P
         (
             ["--seed", "3"],
             "--seed was 0 in this run and cannot become 3: --resume may change only --trials, --time, --workers, "
-            "--executor, --ray-address, --storage and --baselines.",
+            "--executor, --ray-address, --storage, --baselines and --baseline-weights.",
         ),
         (["--epochs", "2"], "--epochs was 1 in this run and cannot become 2"),
         (["--budget-ms", "5"], "--budget-ms was 1000.0 in this run and cannot become 5.0"),
@@ -291,6 +291,11 @@ def test_resume_refuses_other_data_under_the_same_name(finished: Path, tmp_path:
         (["--rungs", "0,1"], "--rungs: input should be greater than or equal to 1"),
         (["--rungs", "1,7"], "--rungs: 7 is over the 3 epochs of a training; give more --epochs."),
         (["--rungs", "1", "--no-rungs"], "Invalid value: --no-rungs and --rungs exclude each other"),
+        (["--baseline-weights", "here"], "--baseline-weights: is for --baselines timm, got zoo."),
+        (
+            ["--baselines", "timm", "--baseline-weights", "nowhere"],
+            "--baseline-weights nowhere has no file named after one of timm's models that a winner is compared with",
+        ),
         (["--baselines", "foo"], "--baselines: input should be 'zoo', 'timm' or 'none', got foo."),
         (["--sampler", "magic"], "--sampler: input should be 'auto', 'cost-aware', 'tpe',"),
         (["--objective", "speed"], "--objective: input should be 'front', 'accuracy',"),

@@ -145,7 +145,7 @@ def _called(row: dict[str, Any]) -> str:
 
 
 def _how(row: dict[str, Any]) -> str:
-    return "fine-tuned from timm's weights" if row["pretrained"] else "trained from scratch by the same recipe"
+    return "fine-tuned from pretrained weights" if row["pretrained"] else "trained from scratch by the same recipe"
 
 
 def _count(number: int, what: str) -> str:

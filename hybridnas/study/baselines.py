@@ -22,7 +22,7 @@ from hybridnas.proxy.evaluation import Outcome, Task
 from hybridnas.proxy.training import FINE_TUNING_RATE, Design, made
 from hybridnas.study.confirm import NUM_SEEDS, TIMING_S, each_ended, longer, longer_seed
 from hybridnas.study.loop import Search
-from hybridnas.zoo.of_timm import BACKBONES, TimmModel, cached_weights, downloaded_weights, hub_answers
+from hybridnas.zoo.of_timm import BACKBONES, TimmModel, cached_weights, downloaded_weights, given_weights, hub_answers
 
 #: How many are trained.
 NUM_TRAINED = 2
@@ -84,14 +84,15 @@ class Baseline:
         }
 
     @classmethod
-    def from_row(cls, row: dict[str, Any]) -> Baseline:
-        """One that was trained before; its weights, if it had some, are looked for again."""
+    def from_row(cls, row: dict[str, Any], weights: Path | None = None) -> Baseline:
+        """One that was trained before; its weights, if it had some, are looked for again, first in a folder."""
         size = row["image_size"]
         design: Design
         if row["kind"] == "zoo":
             design = replace(zoo.load(row["name"]), image_size=size)
         else:
-            design = TimmModel(row["name"], size, cached_weights(row["name"]) if row["pretrained"] else None)
+            given = weights and given_weights(row["name"], weights)
+            design = TimmModel(row["name"], size, (given or cached_weights(row["name"])) if row["pretrained"] else None)
         return cls(
             row["name"],
             row["kind"],
@@ -203,11 +204,12 @@ def train_baselines(
     seconds_left: SecondsLeft,
     say: Say,
     keep: Callable[[], None],
+    weights: Path | None = None,
 ) -> list[str]:
     """Train the first two candidates that the time allows as the winner was: each from one seed, then from another.
 
-    Those of timm begin with timm's weights where these are on this machine or the hub answers, at a lower learning
-    rate. What some have from before counts.
+    Those of timm begin with weights where these are given, in the cache, or the hub answers, at a lower learning
+    rate. What some have from before counts. One whose given weights cannot be used is left out.
 
     Args:
         search: What was searched; its places train.
@@ -215,6 +217,7 @@ def train_baselines(
         seconds_left: Until all must end.
         say: Told what each training gave.
         keep: Called when a training has ended.
+        weights: A folder of given weights.
 
     Returns:
         Why some were left out, in sentences.
@@ -232,7 +235,11 @@ def train_baselines(
                     failed[i] = OutOfTime(f"{left:.0f} s are left")
                 continue
             if not number:
-                each.design = _with_weights(each.design, search.trainer.dataset.num_classes)
+                try:
+                    each.design = _with_weights(each.design, search.trainer.dataset.num_classes, weights)
+                except TrainingFailed as problem:
+                    failed[i] = problem
+                    continue
             begun.add(i)
             yield _task(search, each, i, number, left)
 
@@ -293,17 +300,24 @@ def _hub_answers() -> bool:
     return hub_answers()
 
 
-def _with_weights(design: Design, num_classes: int) -> Design:
-    """One of timm's models with timm's weights, if they can be had and fit."""
+def _with_weights(design: Design, num_classes: int, folder: Path | None) -> Design:
+    """One of timm's models with the weights of a folder, or with timm's, if they can be had and fit.
+
+    Raises:
+        TrainingFailed: those of the folder do not fit.
+    """
     if not isinstance(design, TimmModel):
         return design
-    file = cached_weights(design.name) or (downloaded_weights(design.name) if _hub_answers() else None)
+    given = folder and given_weights(design.name, folder)
+    file = given or cached_weights(design.name) or (downloaded_weights(design.name) if _hub_answers() else None)
     if file is None:
         return design
     trained = replace(design, weights=file)
     try:
         trained.build(num_classes)
     except TrainingFailed:
+        if given:
+            raise
         return design
     return trained
 

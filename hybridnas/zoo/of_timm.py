@@ -14,7 +14,7 @@ import torch
 from timm.utils.model import reparameterize_model
 from torch import nn
 
-from hybridnas.errors import TrainingFailed, ZooError, first_clause
+from hybridnas.errors import ConfigError, TrainingFailed, ZooError, first_clause
 from hybridnas.zoo.weights import read_weights
 
 #: Small backbones in wide use, by kind, the smaller first.
@@ -32,6 +32,9 @@ BACKBONES: dict[str, tuple[str, ...]] = {
     "TinyViT": ("tiny_vit_5m_224", "tiny_vit_11m_224"),
     "CoAtNet": ("coatnet_nano_rw_224", "coatnet_0_rw_224"),
 }
+
+#: What the names of files of weights end in.
+ENDINGS = (".safetensors", ".bin", ".pth")
 
 #: Seconds that the hub may take to answer at all.
 HUB_S = 3.0
@@ -89,6 +92,25 @@ def deployed(model: nn.Module) -> nn.Module:
     """The inference form of one of timm's models."""
     found: nn.Module = reparameterize_model(model.eval().requires_grad_(False))
     return found
+
+
+def given_weights(name: str, folder: Path) -> Path | None:
+    """Find the file of a folder that has a model's name, if there is one."""
+    files = [folder / f"{name}{ending}" for ending in ENDINGS]
+    return next((file for file in files if file.is_file()), None)
+
+
+def check_weights(folder: Path) -> None:
+    """See that a folder has weights of some backbone.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if not any(given_weights(name, folder) for names in BACKBONES.values() for name in names):
+        raise ConfigError(
+            f"--baseline-weights {folder} has no file named after one of timm's models that a winner is compared with, "
+            "such as resnet18.safetensors."
+        )
 
 
 def cached_weights(name: str) -> Path | None:
