@@ -32,6 +32,7 @@ from hybridnas.space.around import around
 from hybridnas.study.run import check_goes_on, free_folder, newest_folder, read_settings, write_settings
 from hybridnas.study.sharing import read_url, without_password
 from hybridnas.working import share_of_cores
+from hybridnas.zoo.of_timm import BACKBONES, given_weights
 
 #: Where runs lie that were not given a folder.
 RUNS = Path("runs")
@@ -63,9 +64,28 @@ def open_run(config: SearchConfig, *, resume: bool) -> tuple[SearchConfig, Path]
     given: dict[str, Any] = {name: getattr(config, name) for name in config.model_fields_set & {*config.CHANGEABLE}}
     if given.keys() & {"trials", "time"}:  # a new stop replaces the old one, whichever kind it was
         stored = stored.model_copy(update={"trials": None, "time": None})
-    if "baselines" in given:  # their weights go with them
+    if given.get("baselines", "timm") != "timm":  # the weights of timm's models go with them
         stored = stored.model_copy(update={"baseline_weights": None})
     return stored.model_copy(update={**given, "out": folder}), folder
+
+
+def weights_of(config: SearchConfig) -> Path | None:
+    """The folder of weights that timm's models begin with, if one was given.
+
+    Raises:
+        ConfigError: it has none, or nothing is compared with timm's models.
+    """
+    if config.baseline_weights is None:
+        return None
+    if config.baselines != "timm":
+        raise ConfigError(f"--baseline-weights is for --baselines timm, got {config.baselines}.")
+    folder = Path(config.baseline_weights)
+    if not any(given_weights(name, folder) for names in BACKBONES.values() for name in names):
+        raise ConfigError(
+            f"--baseline-weights {folder} has no file named after one of timm's models that a winner is compared with, "
+            "such as resnet18.safetensors."
+        )
+    return folder
 
 
 def resolved(config: SearchConfig, *, space: str) -> SearchConfig:

@@ -25,6 +25,7 @@ from hybridnas.study.baselines import (
 from hybridnas.study.confirm import margin_of_difference
 from hybridnas.study.loop import Search
 from hybridnas.study.run import Run
+from hybridnas.zoo.of_timm import given_weights
 
 RESULT = "result.json"
 
@@ -48,10 +49,13 @@ def compare_run(
         kind: What the winner is compared with.
         seconds_left: Until all must end. Without a limit the zoo gets as long as the search trained.
         say: Told what each training gave.
-        weights: A folder of weights for timm's models.
+        weights: A folder of weights for timm's models; one that was trained from scratch before stays so.
     """
     result = json.loads((folder / RESULT).read_bytes())
     remarks: dict[str, list[str]] = result.setdefault("baseline_remarks", {})
+    late = [row["name"] for row in result["baselines"] if weights and _got_weights(row, weights)]
+    if late:
+        say(f"{', '.join(late)}: trained from scratch before, and weights in {weights} are not used")
     if kind in remarks:
         return
     run = Run.load(folder)
@@ -84,6 +88,11 @@ def compare_run(
             said = _train(search, int(run.best.image_size), kind, found, left, say, keep, weights)
         remarks[kind] = said
     keep()
+
+
+def _got_weights(row: dict[str, Any], folder: Path) -> bool:
+    """Whether a baseline was trained from scratch that there are weights for now."""
+    return row["kind"] == "timm" and not row["pretrained"] and given_weights(row["name"], folder) is not None
 
 
 def _modest(search: Search) -> float:

@@ -192,12 +192,6 @@ class SearchConfig(Settings):
         return self
 
     @model_validator(mode="after")
-    def _weights_are_of_timm(self) -> SearchConfig:
-        if self.baseline_weights is not None and self.baselines != "timm":
-            raise ValueError(f"baseline-weights: is for --baselines timm, got {self.baselines}")
-        return self
-
-    @model_validator(mode="after")
     def _rungs_rise(self) -> SearchConfig:
         if self.rungs and list(self.rungs) != sorted(set(self.rungs)):
             raise ValueError(f"rungs: must rise, got {','.join(map(str, self.rungs))}")

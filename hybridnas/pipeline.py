@@ -22,6 +22,7 @@ from hybridnas.beginning import (
     read_space,
     resolved,
     stored_space,
+    weights_of,
 )
 from hybridnas.comparing import compare_run
 from hybridnas.config import SearchConfig
@@ -48,7 +49,6 @@ from hybridnas.study.objective import Objective
 from hybridnas.study.run import Run, free_folder
 from hybridnas.study.storage import Storage
 from hybridnas.working import open_places, share_of_cores
-from hybridnas.zoo.of_timm import check_weights
 
 #: Of the allowed time, what is kept for confirming; and the seconds that exporting, timing what was exported and
 #: drawing take, with an ONNX file and without.
@@ -110,9 +110,7 @@ def run_search(
     config = resolved(config, space="tiny" if native <= TINY_LIMIT else "hybrid")
     space, designs = stored_space(config, folder) if resume else new_space(config)
     device = local_device(str(config.device))
-    weights = Path(config.baseline_weights) if config.baseline_weights is not None else None
-    if weights is not None:
-        check_weights(weights)
+    weights = weights_of(config)
     dataset = _load(source, config, max(space.file.image_size), console)
     console.print(
         f"space  {space.name}: {space.size:.3g} architectures, {len(space.layouts())} known layouts"

@@ -14,9 +14,10 @@ import pytest
 import timm
 import torch
 from fakes import CountingTimer
+from rich.console import Console
 from safetensors.torch import save_file
 
-from hybridnas import Run, SearchConfig, run_search, zoo
+from hybridnas import Run, SearchConfig, beginning, run_search, zoo
 from hybridnas.comparing import compare_run
 from hybridnas.data.loading import Loading
 from hybridnas.data.sources import open_source
@@ -183,19 +184,34 @@ def test_weights_of_something_else_are_not_used(tmp_path: Path, monkeypatch: pyt
 def test_weights_that_were_given_come_first_and_must_fit(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(of_timm, "BACKBONES", baselines.BACKBONES)
-    monkeypatch.setattr(baselines, "cached_weights", lambda name: tmp_path / "another")
+    monkeypatch.setattr(beginning, "BACKBONES", baselines.BACKBONES)
     for name in (SMALL, "test_efficientnet"):
         weights_of(timm.create_model(SMALL), tmp_path / "weights" / f"{name}.safetensors")
-    given = SearchConfig(**settings, baselines="timm", baseline_weights=str(tmp_path / "weights"), out=tmp_path / "run")
-    run = run_search(given)
+    folder, weights = tmp_path / "run", str(tmp_path / "weights")
+    run_search(SearchConfig(**settings, baselines="none", out=folder))
+    run = run_search(SearchConfig(baselines="timm", baseline_weights=weights, out=folder), resume=True)
     assert [row["name"] for row in run.result["baselines"] if row["kind"] == "timm" and row["pretrained"]] == [SMALL]
     said = " ".join(run.result["baseline_remarks"]["timm"])
     assert "test_efficientnet was left out: its pretrained weights cannot be used: " in said
     text = summary(run)
     assert f"timm's {SMALL} (" in text and "fine-tuned from pretrained weights" in text
-    run_search(SearchConfig(baselines="none", out=tmp_path / "run"), resume=True)
-    assert Run.load(tmp_path / "run").config.baseline_weights is None
+    shutil.rmtree(weights)
+    run = run_search(SearchConfig(baselines="zoo", out=folder), resume=True)
+    assert run.config.baseline_weights is None
+    assert [row["name"] for row in run.result["baselines"] if row["pretrained"]] == [SMALL]
+
+
+def test_weights_that_come_late_are_not_used_and_that_is_said(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(beginning, "BACKBONES", baselines.BACKBONES)
+    weights_of(timm.create_model(SMALL), tmp_path / "weights" / f"{SMALL}.safetensors")
+    folder = shutil.copytree(finished, tmp_path / "run")
+    before = Run.load(folder).result["baselines"]
+    given = SearchConfig(baselines="timm", baseline_weights=str(tmp_path / "weights"), out=folder)
+    run = run_search(given, resume=True, console=Console(width=200))
+    assert f"{SMALL}: trained from scratch before, and weights in " in capsys.readouterr().out
+    assert run.result["baselines"] == before
 
 
 def test_a_hub_that_is_not_there_costs_no_time(monkeypatch: pytest.MonkeyPatch) -> None:

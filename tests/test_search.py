@@ -291,7 +291,7 @@ def test_resume_refuses_other_data_under_the_same_name(finished: Path, tmp_path:
         (["--rungs", "0,1"], "--rungs: input should be greater than or equal to 1"),
         (["--rungs", "1,7"], "--rungs: 7 is over the 3 epochs of a training; give more --epochs."),
         (["--rungs", "1", "--no-rungs"], "Invalid value: --no-rungs and --rungs exclude each other"),
-        (["--baseline-weights", "here"], "--baseline-weights: is for --baselines timm, got zoo."),
+        (["--baseline-weights", "here"], "--baseline-weights is for --baselines timm, got zoo."),
         (
             ["--baselines", "timm", "--baseline-weights", "nowhere"],
             "--baseline-weights nowhere has no file named after one of timm's models that a winner is compared with",

@@ -44,12 +44,14 @@ def searched(method: str, budget_ms: float, seed: int, folder: Path) -> pd.DataF
         return pd.read_csv(out)
     sampler = ["--baselines", "none"] + ([] if method == "hybridnas" else ["--sampler", "random", "--no-rungs"])
     run = folder / "run"
-    subprocess.run(
+    ended = subprocess.run(
         [sys.executable, "-m", "hybridnas.search", *common, "--threads", "1", "--out", str(run), *sampler],
         check=False,
         stdout=subprocess.DEVNULL,
         env=os.environ | {"HYBRIDNAS_CACHE": str(folder / "cache")},
     )
+    if ended.returncode not in (0, 2, 3):  # 2: nothing ended within the time; 3: nothing holds the budget
+        raise RuntimeError(f"{method}, {budget_ms} ms, seed {seed} ended with {ended.returncode}")
     trials = Run.load(run).trials
     trials = trials[trials.status == "complete"]
     return trials.rename(columns={"latency_ms_p50": "latency_ms"})[["ended", "accuracy", "latency_ms", "architecture"]]
@@ -72,8 +74,9 @@ def searched_and_timed(task: tuple[float, int, str]) -> list[list]:
 
 
 def pin(cores: Queue) -> None:
-    """This process and all that it starts have one core."""
+    """This process and all that it starts have one core, and a temporary folder: locks on a device lie there."""
     os.sched_setaffinity(0, {cores.get()})
+    os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp()
 
 
 def run(methods: list[str], num_cores: int) -> None:
@@ -86,9 +89,9 @@ def run(methods: list[str], num_cores: int) -> None:
         if f"\n{method},{budget},{seed}," not in done
     ]
     cores = Queue()
-    for core in sorted(os.sched_getaffinity(0))[:num_cores]:
+    for core in sorted(os.sched_getaffinity(0)):
         cores.put(core)
-    with Pool(num_cores, pin, (cores,)) as pool:
+    with Pool(min(num_cores, cores.qsize()), pin, (cores,)) as pool:
         for rows in pool.imap_unordered(searched_and_timed, tasks):
             with FILE.open("a", newline="") as out:
                 csv.writer(out).writerows(rows)

@@ -197,6 +197,10 @@ class Trainer:
                 part.load_state_dict(state[name])
             for group in optimizer.param_groups:  # as a step on this device wants them
                 group |= {"lr": float(group["lr"]), "capturable": False}
+            for parameter, moments in optimizer.state.items():
+                for name, value in moments.items():
+                    if value.shape == parameter.shape:
+                        moments[name] = torch.empty_like(parameter).copy_(value)
             order.set_state(state["order"])
             torch.set_rng_state(state["random"])
             accuracies += state["accuracies"]

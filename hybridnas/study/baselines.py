@@ -43,7 +43,8 @@ SecondsLeft = Callable[[], float]
 class Baseline:
     """A design that holds the budget, and what training it like the winner gave: `accuracies` by seed.
 
-    `kind` is zoo or timm; the milliseconds are the first target's. `seconds` is what its last training took.
+    `kind` is zoo or timm; the milliseconds are the first target's. `pretrained` says whether it began with weights that
+    others had trained, and `seconds` what its last training took.
     """
 
     name: str
@@ -54,12 +55,8 @@ class Baseline:
     latency_ms: float | None
     accuracies: list[float] = field(default_factory=list)
     test_accuracy: float | None = None
+    pretrained: bool = False
     seconds: float = 0.0
-
-    @property
-    def pretrained(self) -> bool:
-        """Whether it began with weights that others had trained."""
-        return isinstance(self.design, TimmModel) and self.design.weights is not None
 
     def add(self, accuracy: float, test_accuracy: float) -> None:
         """One more seed; on the test images the best network counts, as of the winner."""
@@ -102,7 +99,13 @@ class Baseline:
             row["latency_ms"],
             list(row["accuracies"]),
             row["test_accuracy"],
+            row["pretrained"],
         )
+
+    @property
+    def lacks_weights(self) -> bool:
+        """Whether the weights that it began with are gone."""
+        return self.pretrained and isinstance(self.design, TimmModel) and self.design.weights is None
 
 
 def find_designs(search: Search, image_size: int, seconds_left: SecondsLeft) -> tuple[list[Baseline], list[str]]:
@@ -223,6 +226,7 @@ def train_baselines(
         Why some were left out, in sentences.
     """
     failed: dict[int, TrainingFailed | OutOfTime] = {}
+    gone: list[str] = []
     begun = {i for i, each in enumerate(candidates) if each.accuracies}
 
     def tasks(number: int) -> Iterator[Task]:
@@ -240,6 +244,10 @@ def train_baselines(
                 except TrainingFailed as problem:
                     failed[i] = problem
                     continue
+                each.pretrained = isinstance(each.design, TimmModel) and each.design.weights is not None
+            elif each.lacks_weights:
+                gone.append(f"{each.name} was trained from one seed: the weights that it began with are gone.")
+                continue
             begun.add(i)
             yield _task(search, each, i, number, left)
 
@@ -258,7 +266,7 @@ def train_baselines(
                 f"{each.kind}'s {each.name}{' again' if number else ''}: accuracy {result.accuracies[-1]:.3f} after "
                 f"{task.recipe.epochs} epochs, {each.latency_ms:.3g} ms"
             )
-    return _left_out([(candidates[i].name, reason) for i, reason in failed.items()])
+    return [*_left_out([(candidates[i].name, reason) for i, reason in failed.items()]), *gone]
 
 
 def _left_out(reasons: Sequence[tuple[str, TrainingFailed | OutOfTime]]) -> list[str]:

@@ -47,8 +47,8 @@ NUM_RANDOM, NUM_NEIGHBOURS = 2000, 200
 MOST_CHANGES = 3
 #: So many of the best candidates are looked up in the table.
 SHORTLIST = 16
-#: A model learns from so many trials at most.
-MOST_LEARNT = 240
+#: A model learns from so many trials at most, and its kernel from so many of them: that is most of a proposal's time.
+MOST_LEARNT, MOST_FITTED = 240, 100
 #: What stands beyond the worst cost that was seen, in log scale.
 BEYOND = 0.1
 
@@ -219,8 +219,10 @@ class CostAwareSampler(BaseSampler):
         """Accuracy at the highest rung that enough trials ended: who these are, theirs, mean and deviation of the pool.
 
         What a rung's model says of a design is, scaled, the prior mean of the next one's (Kennedy and O'Hagan, 2000).
+        All is learnt from the trials that `_best_and_latest` leaves.
         """
         levels = []
+        rows, accuracy = np.empty(0, int), np.empty(0)
         for epochs in self._levels():
             rows = np.array(self._ended(epochs))
             accuracy = np.array([self.records[i].accuracies[epochs - 1] for i in rows])
@@ -420,9 +422,13 @@ def regress(seen: Floats, values: Floats, pool: Floats) -> tuple[Floats, Floats]
     """
     kernel = ConstantKernel(1.0, (1e-2, 1e2)) * Matern(2.0, (0.2, 20.0), nu=2.5) + WhiteKernel(0.1, (1e-4, 1.0))
     model = GaussianProcessRegressor(kernel, normalize_y=True, random_state=0)
+    some = np.unique(np.linspace(0, len(values) - 1, min(len(values), MOST_FITTED)).astype(int))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a bound of the kernel was reached
-        mean, deviation = model.fit(seen, values).predict(pool, return_std=True)
+        model.fit(seen[some], values[some])
+        if len(some) < len(values):
+            model = GaussianProcessRegressor(model.kernel_, optimizer=None, normalize_y=True).fit(seen, values)
+        mean, deviation = model.predict(pool, return_std=True)
     noise = model.kernel_.k2.noise_level * np.var(values)
     variance = np.maximum(np.asarray(deviation, np.float64) ** 2 - noise, 1e-12)
     return np.asarray(mean, np.float64), np.sqrt(variance)

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import optuna
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -68,7 +68,7 @@ class Storage:
         self.claims = Claims(self._url, name) if self._url else Alone()
         self._place = f"the study {name!r} in {without_password(url)}" if url else str(folder / STUDY_FILE)
         self._known: set[tuple[int, str]] = set()
-        self._read_before: set[int] = set()  # Optuna's numbers of trials
+        self._last = [0] * num_rungs  # Optuna's id of the last trial that was read, by rung
         self._lines: dict[int, tuple[TrialRecord, str]] = {}  # of trials.csv, by number
         address = self._url.render_as_string(hide_password=False) if self._url else sqlite_url(folder / STUDY_FILE)
         names = [f"{name} rung {rung}" if url else f"rung {rung}" for rung in range(num_rungs)]
@@ -117,7 +117,7 @@ class Storage:
     def load(self) -> list[tuple[int, TrialRecord, dict[str, Any]]]:
         """All trials that were not loaded before, nor added here: rung, record and what the sampler noted.
 
-        The lower rungs come first, and within one they are in the order in which they ended.
+        They are in the order in which they ended, each rung of a trial by itself.
 
         Raises:
             RunError: the studies are damaged, or of something else.
@@ -125,8 +125,8 @@ class Storage:
         try:
             found = [
                 (rung, TrialRecord.from_json(record), attrs)
-                for rung, study in enumerate(self.studies)
-                for record, attrs in self._rows(study)
+                for rung in range(len(self.studies))
+                for record, attrs in self._rows(rung)
             ]
         except (SQLAlchemyError, KeyError, TypeError, ValueError, UserError) as error:
             if self.is_shared and isinstance(error, UserError):
@@ -134,44 +134,44 @@ class Storage:
             raise RunError(f"{self._place} cannot be read: {first_clause(error)}.") from None
         found = [each for each in found if (each[0], each[1].architecture.key) not in self._known]
         self._known |= {(rung, record.architecture.key) for rung, record, _ in found}
-        return found
+        return sorted(found, key=lambda each: each[1].ended)
 
-    def _rows(self, study: optuna.Study) -> list[tuple[str, dict[str, Any]]]:
-        if self._url:
-            return patiently(self._url, lambda: self._read(study))
-        return self._read(study)
+    def _rows(self, rung: int) -> list[tuple[str, dict[str, Any]]]:
+        """Records and notes of a rung's trials that were not read before.
 
-    def _read(self, study: optuna.Study) -> list[tuple[str, dict[str, Any]]]:
-        """Records and notes of the trials that ended and were not read before.
-
-        From Optuna's tables: its own reading makes objects of all parameters, which takes thirty times as long.
+        From Optuna's tables: its own reading makes objects of all parameters, which takes thirty times as long. Trials
+        of a study get their ids one after the other, under a lock on it.
         """
-        assert self._database is not None
-        number_of_study = self._database.get_study_id_from_name(study.study_name)
-        with self._database.engine.connect() as connection:
+        records = (
+            "SELECT t.trial_id, a.value_json FROM trials AS t "
+            "LEFT JOIN trial_user_attributes AS a ON a.trial_id = t.trial_id AND a.key = :key "
+            "WHERE t.study_id = :study AND t.trial_id > :last ORDER BY t.trial_id"
+        )
+        notes = (
+            "SELECT t.trial_id, a.key, a.value_json FROM trials AS t "
+            "JOIN trial_system_attributes AS a ON a.trial_id = t.trial_id "
+            "WHERE t.study_id = :study AND t.trial_id > :last"
+        )
+        read = self._select(rung, records, key=RECORD, last=self._last[rung])
+        if not read:
+            return []
+        noted: defaultdict[int, dict[str, Any]] = defaultdict(dict)
+        for trial, key, value in self._select(rung, notes, last=self._last[rung]):
+            noted[trial][key] = json.loads(value)
+        if any(record is None for _, record in read):
+            raise ValueError("a trial has no record")
+        self._last[rung] = read[-1][0]
+        return [(json.loads(record), noted[trial]) for trial, record in read]
 
-            def rows(query: str, **values: Any) -> list[Any]:
-                return list(connection.execute(text(query), {"study": number_of_study} | values))
+    def _select(self, rung: int, query: str, **values: Any) -> list[Any]:
+        """Rows of Optuna's tables; `:study` stands for a rung's study."""
 
-            ended = [
-                number
-                for number, state in rows("SELECT trial_id, state FROM trials WHERE study_id = :study ORDER BY number")
-                if TrialState[state].is_finished() and number not in self._read_before
-            ]
-            if not ended:
-                return []
-            of_these = (
-                "FROM trial_{}_attributes AS a JOIN trials AS t ON t.trial_id = a.trial_id "
-                "WHERE t.study_id = :study AND t.trial_id >= :first"
-            )
-            user = f"SELECT t.trial_id, a.value_json {of_these.format('user')} AND a.key = :key"
-            system = f"SELECT t.trial_id, a.key, a.value_json {of_these.format('system')}"
-            records = {number: json.loads(value) for number, value in rows(user, first=min(ended), key=RECORD)}
-            notes: defaultdict[int, dict[str, Any]] = defaultdict(dict)
-            for number, key, value in rows(system, first=min(ended)):
-                notes[number][key] = json.loads(value)
-        self._read_before.update(ended)
-        return [(records[number], notes[number]) for number in ended]
+        def select() -> list[Any]:
+            assert self._database is not None
+            with self._database.engine.connect() as connection:
+                return list(connection.execute(text(query), {"study": self.studies[rung]._study_id} | values))
+
+        return patiently(self._url, select) if self._url else select()
 
     def add(self, rung: int, trial: FrozenTrial, records: Sequence[TrialRecord]) -> None:
         """Keep a trial that ended a rung, and the table of all.
@@ -186,8 +186,7 @@ class Storage:
             nonlocal tries
             tries += 1
             # The server may have gone away after it had kept the trial.
-            again = tries > 1 and any(each.user_attrs["key"] == key for each in self.studies[rung].get_trials(False))
-            if not again:
+            if tries == 1 or not self._has(rung, key):
                 self.studies[rung].add_trial(trial)
 
         with full_disk_said(self.folder):
@@ -197,6 +196,14 @@ class Storage:
                 put()
         self._known.add((rung, key))
         self.write_table(records)
+
+    def _has(self, rung: int, key: str) -> bool:
+        """Whether a rung has a trial of an architecture."""
+        query = (
+            "SELECT t.trial_id FROM trials AS t JOIN trial_user_attributes AS a ON a.trial_id = t.trial_id "
+            "WHERE t.study_id = :study AND a.key = 'key' AND a.value_json = :architecture"
+        )
+        return bool(self._select(rung, query, architecture=json.dumps(key)))
 
     def write_table(self, records: Sequence[TrialRecord]) -> None:
         """Write trials.csv, which follows from the trials."""

@@ -14,7 +14,7 @@ import torch
 from timm.utils.model import reparameterize_model
 from torch import nn
 
-from hybridnas.errors import ConfigError, TrainingFailed, ZooError, first_clause
+from hybridnas.errors import TrainingFailed, ZooError, first_clause
 from hybridnas.zoo.weights import read_weights
 
 #: Small backbones in wide use, by kind, the smaller first.
@@ -98,19 +98,6 @@ def given_weights(name: str, folder: Path) -> Path | None:
     """Find the file of a folder that has a model's name, if there is one."""
     files = [folder / f"{name}{ending}" for ending in ENDINGS]
     return next((file for file in files if file.is_file()), None)
-
-
-def check_weights(folder: Path) -> None:
-    """See that a folder has weights of some backbone.
-
-    Raises:
-        ConfigError: it does not.
-    """
-    if not any(given_weights(name, folder) for names in BACKBONES.values() for name in names):
-        raise ConfigError(
-            f"--baseline-weights {folder} has no file named after one of timm's models that a winner is compared with, "
-            "such as resnet18.safetensors."
-        )
 
 
 def cached_weights(name: str) -> Path | None:

@@ -183,6 +183,23 @@ def test_stopped_and_gone_on_with_it_is_the_same_training(
     assert len(shares) == 4 * steps and shares.count(1.0) == 3
 
 
+def test_a_checkpoint_whose_moments_lie_otherwise_in_memory_is_gone_on_with(
+    trainer: Trainer, architecture: Architecture, tmp_path: Path
+) -> None:
+    """As one that a GPU wrote, where small images lie contiguous."""
+    file = tmp_path / "stopped.pt"
+    whole = trainer.train(architecture, RECIPE, seed=1)
+    trainer.train(architecture, RECIPE, seed=1, until=1, checkpoint=file)
+    state = torch.load(file, weights_only=True)
+    every = [moments["exp_avg"] for moments in state["optimizer"]["state"].values()]
+    assert any(not each.is_contiguous() for each in every)
+    for moments in state["optimizer"]["state"].values():
+        moments |= {name: value.contiguous() for name, value in moments.items()}
+    torch.save(state, file)
+    found = trainer.train(architecture, RECIPE, seed=1, checkpoint=file)
+    assert all(torch.equal(a, b) for a, b in zip(*(r.model.state_dict().values() for r in (whole, found)), strict=True))
+
+
 def test_of_another_training_or_damaged_a_checkpoint_counts_as_none(
     trainer: Trainer, architecture: Architecture, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,33 @@ def test_a_trial_that_went_on_keeps_what_its_sampler_noted_but_not_its_constrain
     asked.tell(1, record, -0.2)
     trial = asked.frozen(record, -0.2)
     assert trial.system_attrs["noted"] == 7 and trial.constraints == {"budget": -0.2}
+
+
+def test_a_search_that_goes_on_is_shown_both_rungs_as_they_were_told(tmp_path: Path, space: SearchSpace) -> None:
+    """Half of what went on was over the budget when it was timed."""
+    alive, storage = Proposals(space, Objective(), 2, 0), Storage(tmp_path, 2, Objective().directions)
+    kept: list[TrialRecord] = []
+
+    def keep(rung: int, record: TrialRecord, attrs: dict[str, int] | None = None) -> None:
+        record = replace(record, ended=float(len(kept)))
+        kept.append(record)
+        excess = 0.5 if record.status == "infeasible" else -0.5
+        alive.tell(rung, record, excess, attrs)
+        storage.add(rung, alive.frozen(record, excess), [record])
+
+    for record in records(space, 60):
+        keep(0, record, {"noted": record.number})
+        if record.status == "pruned" and record.number % 2:
+            over = replace(record, status="infeasible", worst_latency=None, rung=1)
+            keep(1, over if record.number % 4 == 3 else replace(record, status="complete", rung=1))
+    storage.close()
+    again, storage = Proposals(space, Objective(), 2, 0), Storage(tmp_path, 2, Objective().directions)
+    for rung, record, attrs in storage.load():
+        again.tell(rung, record, 0.5 if record.status == "infeasible" else -0.5, attrs)
+    storage.close()
+    for one, other in zip(alive._rungs, again._rungs, strict=True):
+        assert one.told == other.told and len(one.told) > 30
+    assert shown(alive) == shown(again)
 
 
 def test_the_folder_of_a_search_is_read_as_it_was_told(tmp_path: Path, space: SearchSpace) -> None:
