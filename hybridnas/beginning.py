@@ -140,7 +140,11 @@ def new_space(config: SearchConfig) -> tuple[SearchSpace, dict[str, Architecture
             space.encode(design)
         except SpaceError as error:
             raise ConfigError(f"--enqueue {name}: {error}") from None
-        designs[Path(name).parent.name or name if name.endswith(".json") else name] = design
+        shown = name
+        if name.endswith(".json"):
+            folders = [part for part in Path(name).parent.parts if part not in ("best", "/", "..", ".")]
+            shown = folders[-1] if folders and folders[-1] not in designs else name
+        designs[shown] = design
     return space, designs
 
 
@@ -183,15 +187,15 @@ def read_space(snapshot: Path, name: str) -> SearchSpace:
 
 
 def about(config: SearchConfig, space: SearchSpace, timers: Sequence[Timer], dataset: Dataset) -> dict[str, str]:
-    """What searches that share a study must have in common, by name."""
+    """What searches that share a study must have in common, by name; of one alone, what no resumed run may change."""
+    device = {"device": ", ".join(f"{timer.target} ({timer.fingerprint})" for timer in timers)}
     return {
         "space": f"{space.name} ({hashlib.sha256(space.text.encode()).hexdigest()[:8]})",
         "seed": str(config.seed),  # the data are split by it
         "data": f"{config.data} ({dataset.fingerprint()})",
         "training": f"{config.epochs} epochs, rungs {config.rungs}, batch {config.batch_size}, flip {config.flip}",
         "objective": config.objective,
-        "device": ", ".join(f"{timer.target} ({timer.fingerprint})" for timer in timers),
-    }
+    } | (device if config.storage else {})
 
 
 class _Machine(BaseModel):

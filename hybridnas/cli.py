@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import signal
 import sys
 from collections.abc import Sequence
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 STOPPED = 130
+
+#: What the system says of a file or folder that is not the user's to read or write, or is none.
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 
 #: Of flags that several commands have.
 TARGET_HELP = "What is timed: cpu, cuda, cuda:N, mps, ssh://user@host[:port] or 'command:PROGRAM {model}'."
@@ -42,6 +47,9 @@ def wide_console() -> Console:
 def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code. Being asked to end (SIGTERM) is what Ctrl-C is; a second time, at once."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):  # names of files need not be UTF-8
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(exit_code(app, arguments))
 
 
@@ -64,6 +72,9 @@ def exit_code(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
             print(
                 f"hybridnas: No room is left on a disk ({first_clause(error)}); what finished is kept.", file=sys.stderr
             )
+            return 2
+        if isinstance(error, OSError) and error.errno in NOT_ALLOWED and error.filename is not None:
+            print(f"hybridnas: {error.filename} cannot be used: {error.strerror}.", file=sys.stderr)
             return 2
         # Typer's usage errors have no public class that holds over its versions, but all can say themselves.
         message = getattr(error, "format_message", None)

@@ -157,7 +157,7 @@ class SearchConfig(Settings):
     ray_address: str | None = None
     storage: str | None = None
     study: str | None = None
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -226,7 +226,7 @@ class TrainConfig(Settings):
     max_bad: Annotated[int, Field(ge=0)] = 10
     device: str | None = None
     loaders: Annotated[int, Field(ge=0)] | None = None
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     split_seed: Annotated[int, Field(ge=0)] | None = None  # of a run's own data the run's, else `seed`; no flag
 
 

@@ -17,6 +17,9 @@ from hybridnas.errors import DiskFullError, HybridNasError
 #: Bytes; a disk with less has none.
 NO_ROOM = 1 << 16
 
+#: What a file is called while it is being written.
+UNFINISHED = ".hybridnas-"
+
 #: Names another folder than the user's cache folder.
 CACHE_VARIABLE = "HYBRIDNAS_CACHE"
 
@@ -32,7 +35,7 @@ def write_atomic(path: Path, write: str | bytes | Callable[[Path], object]) -> N
         DiskFullError: there is no room for it; the old file is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{UNFINISHED}{path.stem}.", suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -56,7 +59,7 @@ def write_atomic(path: Path, write: str | bytes | Callable[[Path], object]) -> N
 
 def remove_unfinished(folder: Path) -> None:
     """Remove what `write_atomic` was writing in a folder, and below, when its process was killed."""
-    for path in folder.rglob(".*"):
+    for path in folder.rglob(f"{UNFINISHED}*"):
         if path.is_file():
             path.unlink(missing_ok=True)
 

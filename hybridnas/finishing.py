@@ -38,28 +38,37 @@ def finish_run(
         BudgetError: none does.
     """
     passed_over: set[int] = set()
+    new = folder / ".best"  # until it is seen to hold the budget
+    shutil.rmtree(new, ignore_errors=True)
     while True:
         try:
             with search.clock("confirming"):
                 confirmed = confirm(search, seconds_left, say, passed_over, more_s)
         except BudgetError:
-            shutil.rmtree(folder / "best", ignore_errors=True)  # of a design that does not hold it
+            shutil.rmtree(new, ignore_errors=True)
             raise
         for candidate in confirmed:
             with search.clock("exporting"):
-                latencies = _export(folder / "best", candidate, search)
+                latencies = _export(new, candidate, search)
             costs = tuple(
                 timed(cost, latency, cost.predicted_ms)
                 for cost, latency in zip(candidate.record.costs, latencies, strict=True)
             )
             number = candidate.record.number
             if search.budget.surely_held(costs):
+                shutil.rmtree(folder / "best", ignore_errors=True)
+                new.rename(folder / "best")
                 _write_result(folder, candidate, confirmed, latencies, search)
                 _write_card(folder, candidate)
                 return
             reason = over_budget(costs, search.budget) or f"{latencies[0].high:.3g} ms in one of {SITTINGS} sittings"
             say(f"trial {number}, exported, is over the budget: {reason}; trying the next")
             passed_over.add(number)
+
+
+def covers(search: Search) -> list[int]:
+    """Tells whether a result is of all that was searched: how many trials there are, and for how long they trained."""
+    return [len(search.records), sum(len(record.accuracies) for record in search.records)]
 
 
 def _export(best: Path, candidate: Confirmed, search: Search) -> list[Latency]:
@@ -109,6 +118,7 @@ def _write_result(
     own = next(row for row in found if row["number"] == winner.record.number)
     result = {
         "winner": winner.record.number,
+        "covers": covers(search),
         "num_classes": dataset.num_classes,
         "targets": targets,
         "balanced": not dataset.is_balanced,

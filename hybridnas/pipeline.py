@@ -37,7 +37,7 @@ from hybridnas.data.loading import Loading, Source
 from hybridnas.data.sources import open_source
 from hybridnas.errors import ConfigError, RunError, TargetError, UserError, first_clause
 from hybridnas.files import remove_unfinished
-from hybridnas.finishing import finish_run
+from hybridnas.finishing import covers, finish_run
 from hybridnas.locks import owned
 from hybridnas.proxy.training import Recipe, Trainer
 from hybridnas.report.explorer import write_explorer
@@ -174,12 +174,14 @@ def run_search(
         before = list(search.records)
         if before:
             storage.write_table(before)
+        elif (folder / "trials.csv").is_file():
+            raise RunError(f"{folder} has trials in trials.csv and none in {storage.place}: put back what had them.")
         search.spent["starting"] = time.monotonic() - started
         with _drawn_if_stopped(folder):
             search.run(trials=config.trials, seconds_left=lambda: end - reserve - time.monotonic())
             if not any(record.status == "complete" for record in search.records):
                 raise _nothing_trained(search, config)
-            if search.records != before or not _has_result(folder):
+            if search.records != before or not _is_finished(folder, search):
                 finish_run(folder, search, lambda: end - finish - compare - time.monotonic(), display.say, compare)
             if config.baselines != "none":
                 compare_run(
@@ -260,11 +262,13 @@ def _nothing_trained(search: Search, config: SearchConfig) -> ConfigError:
     )
 
 
-def _has_result(folder: Path) -> bool:
+def _is_finished(folder: Path, search: Search) -> bool:
+    """Whether result.json is of all that was searched; it was killed while it confirmed, if not."""
     try:
-        return bool(Run.load(folder).result)
+        result = Run.load(folder).result
     except RunError:  # damaged: it is written anew
         return False
+    return bool(result) and result.get("covers", covers(search)) == covers(search)  # older runs do not say
 
 
 def _timers(config: SearchConfig, image_size: int, folder: Path | None, console: Console) -> list[Timer]:

@@ -59,13 +59,15 @@ def compare_samplers(
         and 80 trainings, milliseconds a proposal, trials trained over the budget.
 
     Raises:
-        ConfigError: a sampler, the data or the runtime is unknown, or no network holds the budget.
+        ConfigError: a sampler, the data, the runtime or the picture's kind is unknown, or no network holds the budget.
         RunError: the records cannot be read.
     """
     console = console or Console(quiet=True)
     for name in samplers or ():
         if name not in SAMPLERS:
             raise ConfigError(f"--sampler {name} is unknown; {', '.join(SAMPLERS)} are known.")
+    if out and out.suffix not in (".png", ".svg"):
+        raise ConfigError(f"--out {out} must end in .png or .svg.")
     recorded = Recorded.load(folder, data=data, runtime=runtime)
     true = recorded.true_front(budget_ms)
     if true.empty:

@@ -41,18 +41,20 @@ class Trained:
 
     @classmethod
     def load(cls, folder: Path, epochs: int) -> Trained:
-        """Those of an earlier call for as many epochs; of another number they are of no use.
+        """Those of an earlier call for as many epochs; those of another number are kept beside it.
 
         Raises:
             RunError: the file is damaged.
         """
         path = folder / FILE
-        if not path.is_file():
-            return cls(path, epochs, {})
         try:
-            stored = json.loads(path.read_bytes())
-            if stored["epochs"] != epochs:
+            if path.is_file() and (then := int(json.loads(path.read_bytes())["epochs"])) != epochs:
+                path.replace(_beside(path, then))
+            if not path.is_file() and _beside(path, epochs).is_file():
+                _beside(path, epochs).replace(path)
+            if not path.is_file():
                 return cls(path, epochs, {})
+            stored = json.loads(path.read_bytes())
             return cls(
                 path,
                 epochs,
@@ -68,6 +70,11 @@ class Trained:
         """Write all, with what was found in them."""
         stored = {"epochs": self.epochs, "accuracies": self.accuracies, **found}
         write_atomic(self.path, json.dumps(stored, indent=2))
+
+
+def _beside(path: Path, epochs: int) -> Path:
+    """Where trainings of another number of epochs than the last one's lie."""
+    return path.with_name(f"{path.stem}-{epochs}-epochs{path.suffix}")
 
 
 def trust_run(

@@ -18,7 +18,7 @@ import pytest
 from processes import SECONDS, start, wait_for_rows
 
 from hybridnas import Run, SearchConfig, run_search
-from hybridnas.errors import ConfigError, RunError, UserError
+from hybridnas.errors import BudgetError, ConfigError, RunError, UserError
 from hybridnas.locks import owned
 from hybridnas.study.run import free_folder
 from hybridnas.study.storage import Storage
@@ -69,9 +69,52 @@ def test_a_torn_file_is_written_anew_or_said(finished, tmp_path, monkeypatch, to
         return
     assert torn not in ("config.json", "environment.json", "designs.json")
     before, after = (pd.read_csv(each / "trials.csv") for each in (finished, folder))
-    if torn != "study.db":  # what is left of nothing is a new file, and a new search
-        pd.testing.assert_frame_equal(after.iloc[: len(before)], before, check_dtype=False)
+    assert torn != "study.db"
+    pd.testing.assert_frame_equal(after.iloc[: len(before)], before, check_dtype=False)
     Run.load(folder).best_model()
+
+
+def test_without_its_study_a_run_does_not_begin_anew(finished, tmp_path, monkeypatch):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    (folder / "study.db").unlink()
+    monkeypatch.setattr("hybridnas.pipeline.Timer", murders.make_timer)
+    with pytest.raises(RunError, match=r"has trials in trials.csv and none in .*study.db: put back what had them"):
+        run_search(SearchConfig(out=folder, trials=7), resume=True)
+    assert (folder / "trials.csv").read_bytes() == (finished / "trials.csv").read_bytes()
+    assert Run.load(folder).best_model()
+
+
+def test_killed_while_it_confirmed_it_confirms_when_it_goes_on(finished, tmp_path, monkeypatch):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    monkeypatch.setattr("hybridnas.pipeline.Timer", murders.make_timer)
+
+    def killed(*given):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hybridnas.finishing.confirm", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_search(SearchConfig(out=folder, trials=8), resume=True)
+    then = Run.load(folder).result
+    assert then["covers"][0] == 6
+    now = run_search(SearchConfig(out=folder), resume=True)
+    assert now.result["covers"][0] == len(now.trials) == 8
+    assert then["winner"] == Run.load(finished).result["winner"]
+
+
+def test_a_winner_stays_where_none_that_is_timed_anew_holds_the_budget(finished, tmp_path, monkeypatch):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    monkeypatch.setattr("hybridnas.pipeline.Timer", murders.make_timer)
+
+    def none_holds(*given):
+        raise BudgetError("None holds it.")
+
+    monkeypatch.setattr("hybridnas.finishing.confirm", none_holds)
+    with pytest.raises(BudgetError):
+        run_search(SearchConfig(out=folder, trials=7), resume=True)
+    for name in ("architecture.json", "weights.safetensors"):
+        assert (folder / "best" / name).read_bytes() == (finished / "best" / name).read_bytes()
+    assert not (folder / ".best").exists()
 
 
 def test_a_second_search_in_one_folder_is_refused(finished, tmp_path, space_file, npz_file):

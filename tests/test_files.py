@@ -2,7 +2,7 @@ import stat
 
 import pytest
 
-from hybridnas.files import CACHE_VARIABLE, cache_folder, write_atomic
+from hybridnas.files import CACHE_VARIABLE, UNFINISHED, cache_folder, remove_unfinished, write_atomic
 
 
 class Killed(BaseException):
@@ -98,3 +98,20 @@ def test_where_the_cache_lies(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path
     monkeypatch.delenv(CACHE_VARIABLE)
     assert "hybridnas" in str(cache_folder())
+
+
+def test_what_was_being_written_is_removed_and_what_is_the_users_stays(tmp_path):
+    (tmp_path / "below").mkdir()
+    for name in (".gitignore", "below/.keep", "kept.txt"):
+        (tmp_path / name).write_text("")
+    seen = []
+
+    def write(temporary):
+        temporary.write_text("half")
+        remove_unfinished(tmp_path)
+        seen.append(temporary.name)
+        temporary.write_text("whole")
+
+    write_atomic(tmp_path / "below" / "a.txt", write)
+    assert seen[0].startswith(UNFINISHED) and names(tmp_path / "below") == [".keep", "a.txt"]
+    assert names(tmp_path) == [".gitignore", "below", "kept.txt"]

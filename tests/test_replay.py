@@ -128,6 +128,7 @@ def test_the_command_prints_a_table_and_draws(
         (["--rungs", "few"], "--rungs must be numbers of epochs such as 1,3,9, got 'few'."),
         (["--rungs", "2", "--no-rungs"], "--no-rungs and --rungs exclude each other"),
         (["--seeds", "0"], "greater than or equal to 1"),
+        (["--out", "curves.xyz"], "--out curves.xyz must end in .png or .svg."),
     ],
 )
 def test_mistakes_are_said(records: Path, flags: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

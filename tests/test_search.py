@@ -428,7 +428,7 @@ def test_a_design_of_ones_own_is_tried_first_and_the_best_third_goes_on(
     assert "1 designs to try first" in out and "2 stopped at a rung" in out and " seconds" not in out
     run = Run.load(tmp_path / "run")
     first = run.trials.set_index("number").loc[0]
-    assert first.design == "best" and run.architecture(0) == Run.load(finished).architecture(
+    assert first.design == "copy" and run.architecture(0) == Run.load(finished).architecture(
         Run.load(finished).result["winner"]
     )
     assert run.trials.status.value_counts().to_dict() == {"pruned": 2, "complete": 2}

@@ -59,6 +59,17 @@ def test_networks_are_trained_longer_and_compared(trust, folder):
         assert words in out
 
 
+def test_trainings_of_another_length_are_kept_beside(trust, folder, monkeypatch):
+    assert trust(*FLAGS)[0] == 0
+    two = stored(folder)["accuracies"]
+    assert trust("--networks", "4", "--epochs", "3")[0] == 0
+    assert stored(folder)["epochs"] == 3
+    monkeypatch.setattr(Trainer, "train", lambda *given, **named: pytest.fail("trained again"))
+    assert trust(*FLAGS)[0] == 0
+    assert stored(folder)["epochs"] == 2 and stored(folder)["accuracies"] == two
+    assert json.loads((folder / "trust-3-epochs.json").read_text())["epochs"] == 3
+
+
 def test_what_was_trained_is_not_trained_again(trust, folder, monkeypatch):
     train, calls = Trainer.train, []
 

@@ -19,6 +19,8 @@ from hybridnas.data.loading import Loading, Source
 from hybridnas.errors import DataError
 
 NPZ_KEYS = ("train_images", "train_labels", "test_images", "test_labels", "class_names")
+#: A label beyond it numbers no class.
+MOST_CLASSES = 100_000
 #: Bytes of images that are read at once.
 PIECE = 2**25
 
@@ -29,6 +31,8 @@ def npz_source(path: Path) -> Source:
     Raises:
         DataError: the file cannot be read, lacks an array, or one has another type or shape.
     """
+    if path.is_file() and not zipfile.is_zipfile(path):
+        raise DataError(f"{path} cannot be read as an npz file: it is no zip archive.")
     try:
         with np.load(path, allow_pickle=False) as file:
             names = list(file.files)
@@ -41,7 +45,10 @@ def npz_source(path: Path) -> Source:
     if "class_names" in others:
         class_names = tuple(str(name) for name in others["class_names"])
     else:
-        class_names = tuple(map(str, range(1 + max(int(labels.max(initial=0)) for labels in parts.values()))))
+        largest = max(int(labels.max(initial=0)) for labels in parts.values())
+        if largest >= MOST_CLASSES:
+            raise DataError(f"{path} has no class_names, and a label is {largest}: number the classes from 0.")
+        class_names = tuple(map(str, range(1 + largest)))
     if not len(parts["train"]):
         raise DataError(f"{path}: train_images is empty.")
 

@@ -35,15 +35,24 @@ def cached(key: str, shape: tuple[int, ...], fill: Fill) -> tuple[Images, Indice
     folder = cache_folder() / "images"
     path, unfilled = folder / f"{key}.npy", folder / f"{key}.json"
     try:
-        if not path.is_file() or not unfilled.is_file():
+        try:
+            images, filled = _read(path, unfilled, shape)
+        except (FileNotFoundError, ValueError, IndexError):  # not there yet, or damaged
             write_atomic(path, lambda temporary: write_atomic(unfilled, json.dumps(_write(temporary, shape, fill))))
             _forget_longest_unused(folder, path)
+            images, filled = _read(path, unfilled, shape)
         os.utime(path)
-        # Copy on write: torch wants memory that it could write to, and nobody does.
-        images: Images = np.load(path, mmap_mode="c", allow_pickle=False)
-        filled = np.delete(np.arange(shape[0]), np.array(json.loads(unfilled.read_bytes()), np.intp))
     except OSError as error:
         raise DataError(f"Decoded images cannot be kept in {folder}: {error}.") from None
+    return images, filled
+
+
+def _read(path: Path, unfilled: Path, shape: tuple[int, ...]) -> tuple[Images, Indices]:
+    # Copy on write: torch wants memory that it could write to, and nobody does.
+    images: Images = np.load(path, mmap_mode="c", allow_pickle=False)
+    filled = np.delete(np.arange(shape[0]), np.array(json.loads(unfilled.read_bytes()), np.intp))
+    if images.dtype != np.uint8 or images.shape != (len(filled), *shape[1:]):
+        raise ValueError("something else")
     return images, filled
 
 

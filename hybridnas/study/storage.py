@@ -66,7 +66,7 @@ class Storage:
         self.folder = folder
         self._url = read_url(url) if url else None
         self.claims = Claims(self._url, name) if self._url else Alone()
-        self._place = f"the study {name!r} in {without_password(url)}" if url else str(folder / STUDY_FILE)
+        self.place = f"the study {name!r} in {without_password(url)}" if url else str(folder / STUDY_FILE)
         self._known: set[tuple[int, str]] = set()
         self._last = [0] * num_rungs  # Optuna's id of the last trial that was read, by rung
         self._lines: dict[int, tuple[TrialRecord, str]] = {}  # of trials.csv, by number
@@ -90,17 +90,17 @@ class Storage:
             self._check(directions, then, about)
         except (SQLAlchemyError, RuntimeError) as error:
             self.close()
-            raise RunError(f"{self._place} cannot be opened: {first_clause(error)}.") from None
+            raise RunError(f"{self.place} cannot be opened: {first_clause(error)}.") from None
         except RunError:
             self.close()
             raise
 
     def _check(self, directions: Sequence[Direction], then: Mapping[str, str], about: Mapping[str, str]) -> None:
         if any([way.name.lower() for way in study.directions] != list(directions) for study in self.studies):
-            raise RunError(f"{self._place} is of a search with another objective.")
+            raise RunError(f"{self.place} is of a search with another objective.")
         for what in then.keys() & about.keys():
             if then[what] != about[what]:
-                raise RunError(f"{self._place} is of a search with another {what}: {then[what]}, not {about[what]}.")
+                raise RunError(f"{self.place} is of a search with another {what}: {then[what]}, not {about[what]}.")
 
     def close(self) -> None:
         """Release all claims, and close what has the studies; everything is kept already."""
@@ -131,7 +131,7 @@ class Storage:
         except (SQLAlchemyError, KeyError, TypeError, ValueError, UserError) as error:
             if self.is_shared and isinstance(error, UserError):
                 raise
-            raise RunError(f"{self._place} cannot be read: {first_clause(error)}.") from None
+            raise RunError(f"{self.place} cannot be read: {first_clause(error)}.") from None
         found = [each for each in found if (each[0], each[1].architecture.key) not in self._known]
         self._known |= {(rung, record.architecture.key) for rung, record, _ in found}
         return sorted(found, key=lambda each: each[1].ended)

@@ -135,6 +135,23 @@ def test_the_cache_forgets_what_was_not_used_for_longest(tmp_path: Path, monkeyp
     assert {path.stem for path in (tmp_path / "images").glob("*.npy")} == {"a", "c"}
 
 
+@pytest.mark.parametrize("damaged", ["a.npy", "a.json"])
+@pytest.mark.parametrize("content", [b"", b"[3, 4", b"\x93NUMPY\x01\x00v\x00"])
+def test_damaged_images_are_decoded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: str, content: bytes
+) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+
+    def fill(images: np.ndarray) -> list[int]:
+        images[:] = 7
+        return [3]
+
+    cache.cached("a", (10, 1, 2, 2), fill)
+    (tmp_path / "images" / damaged).write_bytes(content)
+    images, filled = cache.cached("a", (10, 1, 2, 2), fill)
+    assert images.shape == (9, 1, 2, 2) and (images == 7).all() and 3 not in filled
+
+
 def test_a_table_of_paths(folder: Path, tmp_path: Path) -> None:
     rows = [
         f"colours/{name}/{i}.png,{name},{'test' if i == 5 else 'train'}" for name in ("red", "green") for i in range(6)
@@ -242,6 +259,10 @@ GOOD = {"train_images": np.zeros((12, 8, 8, 3), np.uint8), "train_labels": np.ar
         ({"train_labels": np.zeros(12)}, "got float64"),
         ({"train_labels": np.zeros(12, int)}, "at least two classes"),
         ({"train_labels": np.arange(12) % 3, "class_names": np.array(["a", "b"])}, "labels must lie in 0..1, got 2"),
+        (
+            {"train_labels": 10**9 + np.arange(12), "class_names": None},
+            "no class_names, and a label is 1000000011",
+        ),
         ({"test_images": np.zeros((2, 8, 8, 3), np.uint8)}, "must come together"),
         ({"train_images": np.array([None]), "train_labels": np.zeros(1, int)}, "holds images of several sizes"),
     ],
@@ -254,9 +275,11 @@ def test_wrong_npz(tmp_path: Path, change: dict[str, np.ndarray | None], message
 
 
 def test_no_npz_at_all(tmp_path: Path) -> None:
-    (tmp_path / "x.npz").write_bytes(b"PK no zip")
-    with pytest.raises(DataError, match="cannot be read as an npz file"):
-        open_source(str(tmp_path / "x.npz"))
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    for content in (b"PK no zip", b"", (tmp_path / "one.npy").read_bytes()):
+        (tmp_path / "x.npz").write_bytes(content)
+        with pytest.raises(DataError, match="cannot be read as an npz file"):
+            open_source(str(tmp_path / "x.npz"))
     with pytest.raises(DataError, match="does not exist"):
         open_source(str(tmp_path / "none"))
 
