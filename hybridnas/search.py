@@ -111,7 +111,6 @@ def search(
         str | None,
         option(
             help="A folder with weights of timm's models, each NAME.safetensors, .bin or .pth: for --baselines timm.",
-            metavar="FOLDER",
             panel=RUN,
         ),
     ] = None,

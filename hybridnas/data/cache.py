@@ -37,7 +37,7 @@ def cached(key: str, shape: tuple[int, ...], fill: Fill) -> tuple[Images, Indice
     try:
         try:
             images, filled = _read(path, unfilled, shape)
-        except (FileNotFoundError, ValueError, IndexError):  # not there yet, or damaged
+        except (FileNotFoundError, ValueError, EOFError, IndexError):  # not there yet, or damaged
             write_atomic(path, lambda temporary: write_atomic(unfilled, json.dumps(_write(temporary, shape, fill))))
             _forget_longest_unused(folder, path)
             images, filled = _read(path, unfilled, shape)
