@@ -63,8 +63,9 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _no_pauses() -> Iterator[None]:
-    """Of searches that run in the test's own process: their exported files are timed at once, and not for long."""
+    """Of searches in the test's own process: timers and exported files are timed at once, and not for long."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hybridnas.cost.latency.READINGS", 1)
         patch.setattr("hybridnas.finishing.PAUSE_S", 0.0)
         patch.setattr("hybridnas.finishing.SITTING_S", 0.2)
         yield

@@ -33,8 +33,8 @@ WARM_MS, TIMED_MS = 6.0, 8.0
 MAX_REPEATS = 8
 NUM_RESAMPLES = 200
 LEVEL = 0.95
-#: The machine's speed is the median of so many passes of the reference: about two seconds on a CPU.
-CALIBRATION_PASSES = 150
+#: The machine's speed is the median of so many passes of the reference: under a second on a CPU.
+CALIBRATION_PASSES = 50
 
 Run = Callable[[], object]
 #: The mean of the reference's milliseconds before and after, and those of the candidate's passes between them.

@@ -239,9 +239,10 @@ class Storage:
 
         What belongs to trainings in flight stays, also what is being written.
         """
-        kept = {*map(self.weights, [*best, *running]), *map(self.checkpoint, [*stopped, *running])}
+        kept = {"trial": {*best, *running}, "stopped": {*stopped, *running}}  # as `weights` and `checkpoint` name them
         for path in (self.folder / "checkpoints").glob("[!.]*-*.*"):
-            if path not in kept:
+            kind, _, number = path.stem.partition("-")
+            if not (number.isdecimal() and int(number) in kept.get(kind, ())):
                 path.unlink(missing_ok=True)
 
 

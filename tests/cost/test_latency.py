@@ -156,6 +156,16 @@ def test_the_reference_speed_is_carried_over_or_measured(timer):
     assert timer.drift() > 0
 
 
+def test_a_neighbour_that_slows_some_readings_does_not_make_the_reference_slow(monkeypatch):
+    readings = iter([9.0, 8.0, 5.0, 8.5])
+    monkeypatch.setattr("hybridnas.cost.latency.READINGS", 4)
+    monkeypatch.setattr("hybridnas.cost.targets.LocalTarget.reference_ms", lambda target: next(readings))
+    pauses = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+    assert Timer("cpu").reference_ms == 5.0
+    assert len(pauses) == 3
+
+
 def test_threads_are_restored(timer):
     outside = torch.get_num_threads()
     seen = []
