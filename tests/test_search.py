@@ -88,7 +88,8 @@ def test_the_exported_file_is_what_the_budget_is_about(finished: Path) -> None:
     shown = {row["number"] for row in result["confirmed"] if "test_accuracy" in row}
     assert shown == {row["number"] for row in result["confirmed"] if row["design"]} | {result["winner"]}
     text = summary(Run.load(finished))
-    assert "mean of 2 seeds, 2 epochs" in text and "pairs of the confirmed kept their order" in text
+    several = sum(row["accuracy_in_search"] is not None for row in result["confirmed"]) > 1  # it hangs on real times
+    assert "mean of 2 seeds, 2 epochs" in text and ("pairs of the confirmed kept their order" in text) == several
     assert "budget 1000 ms, predicted" in text and "the exported file p50" in text
 
 
