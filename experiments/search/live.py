@@ -60,13 +60,13 @@ def searched(method: str, budget_ms: float, seed: int, folder: Path) -> pd.DataF
 def searched_and_timed(task: tuple[float, int, str]) -> list[list]:
     budget, seed, method = task
     timer = Timer("cpu", threads=1, reference="small")
-    unit = min(timer.reference_ms * timer.drift() for _ in range(5))
+    unit = timer.reference_ms
     with tempfile.TemporaryDirectory() as folder:
         found = searched(method, round(budget * unit, 4), seed, Path(folder))
     rows = []
     for row in found.itertuples():
         network = Architecture.from_json(row.architecture)
-        timed = timer.measure(build(network, 16).deploy(), network.image_size, seconds=0.5).p50 / timer.reference_ms
+        timed = timer.measure(build(network, 16).deploy(), network.image_size, seconds=0.5).p50 / unit
         about = [row.ended, row.accuracy, round(row.latency_ms / unit, 4), round(timed, 4), network.families]
         rows.append([method, budget, seed, *about])
     print(f"{time.strftime('%H:%M:%S')} {method} {budget} {seed}: {len(rows)}, {unit:.2f} ms", flush=True)

@@ -55,26 +55,15 @@ BEYOND = 0.1
 
 @dataclass(frozen=True)
 class Candidate:
-    """A design and the choices that make it."""
+    """A design and the choices that make it, plain and as Optuna stores them."""
 
     architecture: Architecture
-    params: Params
-
-    @cached_property
-    def identity(self) -> frozenset[tuple[str, Any]]:
-        """Equal for the same choices."""
-        return frozenset(self.params.items())
-
-
-@dataclass(frozen=True)
-class _Known:
-    """The choices that make a design, plain and as Optuna stores them."""
-
     choices: dict[str, Value]
     params: Params
 
     @cached_property
     def identity(self) -> frozenset[tuple[str, Any]]:
+        """Equal for the same choices."""
         return frozenset(self.params.items())
 
 
@@ -114,7 +103,7 @@ class CostAwareSampler(BaseSampler):
         self.rungs = rungs
         self.latency_counts = latency_counts
         self._proposal: Params = {}
-        self._known: dict[str, _Known] = {}
+        self._known: dict[str, Candidate] = {}
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Choose the design, unless the trial was enqueued with one."""
@@ -157,14 +146,15 @@ class CostAwareSampler(BaseSampler):
         return self._encoding([each.params for each in self._pool])
 
     def _made(self, choose: Callable[[str, Sequence[Any]], Any]) -> Candidate:
+        choices: dict[str, Value] = {}
         params: Params = {}
 
         def noted(name: str, values: Sequence[Any]) -> Any:
-            value = choose(name, values)
+            choices[name] = value = choose(name, values)
             params[name] = stored(values, value)
             return value
 
-        return Candidate(self.space.sample(noted), params)
+        return Candidate(self.space.sample(noted), choices, params)
 
     def _propose(self, generator: random.Random, waiting: Sequence[Params]) -> Params:
         trained = [self.records[i] for i in self._ended(self._levels()[-1])]
@@ -276,10 +266,10 @@ class CostAwareSampler(BaseSampler):
                 return each.params
         return (unknown or candidates)[0].params
 
-    def _known_as(self, architecture: Architecture) -> _Known:
+    def _known_as(self, architecture: Architecture) -> Candidate:
         if architecture.key not in self._known:
             choices = self.space.encode(architecture)
-            self._known[architecture.key] = _Known(choices, to_params(self.space, choices))
+            self._known[architecture.key] = Candidate(architecture, choices, to_params(self.space, choices))
         return self._known[architecture.key]
 
     def _features(self, rows: Sequence[int]) -> Floats:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import optuna
@@ -25,6 +25,8 @@ from hybridnas.files import full_disk_said, write_atomic
 from hybridnas.study.objective import Direction
 from hybridnas.study.records import TrialRecord, header, line
 from hybridnas.study.sharing import PAUSE_S, Alone, Claims, patiently, read_url, without_password
+
+R = TypeVar("R")
 
 RECORD, ABOUT = "record", "about"
 STUDY_FILE = "study.db"
@@ -171,7 +173,11 @@ class Storage:
             with self._database.engine.connect() as connection:
                 return list(connection.execute(text(query), {"study": self.studies[rung]._study_id} | values))
 
-        return patiently(self._url, select) if self._url else select()
+        return self._on_server(select)
+
+    def _on_server(self, do: Callable[[], R]) -> R:
+        """Do something with the studies, patiently where a server has them."""
+        return patiently(self._url, do) if self._url else do()
 
     def add(self, rung: int, trial: FrozenTrial, records: Sequence[TrialRecord]) -> None:
         """Keep a trial that ended a rung, and the table of all.
@@ -190,10 +196,7 @@ class Storage:
                 self.studies[rung].add_trial(trial)
 
         with full_disk_said(self.folder):
-            if self._url:
-                patiently(self._url, put)
-            else:
-                put()
+            self._on_server(put)
         self._known.add((rung, key))
         self.write_table(records)
 
