@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from hybridnas.beginning import (
 )
 from hybridnas.comparing import compare_run
 from hybridnas.config import SearchConfig
-from hybridnas.cost.latency import Timer, available_cores
+from hybridnas.cost.latency import DRIFT, Timer, available_cores
 from hybridnas.cost.measure import Budget, Costing
 from hybridnas.cost.predict import context_of
 from hybridnas.cost.reference import reference_for
@@ -40,8 +40,6 @@ from hybridnas.files import remove_unfinished
 from hybridnas.finishing import covers, finish_run
 from hybridnas.locks import owned
 from hybridnas.proxy.training import Recipe, Trainer
-from hybridnas.report.explorer import write_explorer
-from hybridnas.report.figures import draw_all, draw_front
 from hybridnas.report.progress import SearchDisplay, say, telling
 from hybridnas.report.tables import front_table, summary
 from hybridnas.study.loop import Search
@@ -57,9 +55,6 @@ FINISH_S, FINISH_ONNX_S = 27.0, 45.0
 
 #: Of the allowed time, what is kept for training what the winner is compared with; and the seconds of drawing alone.
 BASELINES_SHARE, LAST_S = 0.15, 13.0
-
-#: By what share a machine may have become slower or faster without a warning.
-DRIFT = 0.1
 
 #: The largest image side that the space for small images is meant for.
 TINY_LIMIT = 64
@@ -118,6 +113,8 @@ def run_search(
     )
 
     timers = _timers(config, max(space.file.image_size), folder if resume else None, console)
+    if not resume:
+        _as_last_time(timers, config, console)
     budget = Budget(config.budget_ms, config.budget_macs, config.budget_params)
     for timer in timers:
         console.print(f"target {_about_timer(timer)}", soft_wrap=True)
@@ -127,10 +124,6 @@ def run_search(
     compare = BASELINES_SHARE * config.time if config.time and config.baselines != "none" else 0.0
     reserve = finish + compare + (CONFIRM_SHARE * config.time if config.time else 0.0)
 
-    if config.frozen_table and not resume:
-        with closing(Table()) as known:
-            for timer in timers:
-                timer.reference_ms = known.reference_ms(context_of(timer))
     with ExitStack() as stack:
         stack.enter_context(owned(folder))
         if resume:
@@ -305,6 +298,29 @@ def _timers(config: SearchConfig, image_size: int, folder: Path | None, console:
     return timers
 
 
+def _as_last_time(timers: Sequence[Timer], config: SearchConfig, console: Console) -> None:
+    """Compare the machine's speed with what the table remembers; a frozen table's speed is taken."""
+    with closing(Table()) as table:
+        for timer in timers:
+            before = table.reference_ms(context_of(timer))
+            if config.frozen_table:
+                if before is None:
+                    raise ConfigError(
+                        f"The table {table.path} has no times for this device and runtime; build it by "
+                        "`hybridnas table build`."
+                    )
+                timer.reference_ms = before
+            elif before is not None:
+                timer.read_on(before)
+                if (slower := timer.reference_ms / before - 1) > DRIFT:
+                    console.print(
+                        f"warning: {timer.target} is {slower:.0%} slower than last time: its reference network takes "
+                        f"{timer.reference_ms:.3g} ms, then {before:.3g} ms. Milliseconds are meant at the speed of "
+                        "now; if something else runs there, stop that and start again.",
+                        style="bold",
+                    )
+
+
 def _about_timer(timer: Timer) -> str:
     setting, machine = timer.setting, timer.machine
     device = machine.get("gpu") or machine.get("cpu") or ""
@@ -322,6 +338,9 @@ def _drawn_if_stopped(folder: Path) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, TargetError):
         if (folder / "trials.csv").is_file():
+            from hybridnas.report.explorer import write_explorer  # as in _draw
+            from hybridnas.report.figures import draw_front
+
             stopped = Run.load(folder)
             draw_front(stopped)
             write_explorer(stopped, folder / "explorer.html")
@@ -330,6 +349,9 @@ def _drawn_if_stopped(folder: Path) -> Iterator[None]:
 
 def _draw(run: Run, console: Console) -> None:
     """Draw all figures and the explorer; that one of them fails is said and loses nothing else of a run."""
+    from hybridnas.report.explorer import write_explorer  # matplotlib takes two seconds, which no trial waits for
+    from hybridnas.report.figures import draw_all
+
     try:
         draw_all(run, run.folder / "figures")
         write_explorer(run, run.folder / "explorer.html")

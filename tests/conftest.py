@@ -9,6 +9,9 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
+
+from hybridnas.study.run import Run
 
 # Machines that test are shared: a slow example says nothing about the code.
 hypothesis.settings.register_profile("no deadline", deadline=None)
@@ -85,6 +88,13 @@ def _one_figure() -> Iterator[None]:
     """
     import hybridnas.pipeline
 
+    def draw_little(run: Run, console: Console) -> None:
+        from hybridnas.report.explorer import write_explorer
+        from hybridnas.report.figures import draw_front
+
+        draw_front(run)
+        write_explorer(run, run.folder / "explorer.html")
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hybridnas.pipeline, "draw_all", lambda run, folder: hybridnas.pipeline.draw_front(run))
+        patch.setattr(hybridnas.pipeline, "_draw", draw_little)
         yield

@@ -24,8 +24,9 @@ from hybridnas.cli import exit_code
 from hybridnas.cost.latency import Latency
 from hybridnas.errors import RunError, TargetError
 from hybridnas.model import HybridNet
+from hybridnas.pipeline import _draw
 from hybridnas.report.__main__ import app as report_app
-from hybridnas.report.figures import FIGURES, draw_all
+from hybridnas.report.figures import FIGURES
 from hybridnas.report.tables import summary
 from hybridnas.search import app
 
@@ -43,7 +44,7 @@ def finished(space_file: Path, npz_file: Path, tmp_path_factory: pytest.TempPath
         space=str(space_file), data=str(npz_file), epochs=1, trials=4, threads=1, budget_ms=1000, out=folder
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hybridnas.pipeline.draw_all", draw_all)
+        patch.setattr("hybridnas.pipeline._draw", _draw)
         run_search(config)
     return folder
 
@@ -156,6 +157,28 @@ def test_a_target_that_is_gone_leaves_a_run_to_resume(
     assert (folder / "explorer.html").stat().st_size > 10_000
     assert exit_code(app, ["--resume", "--out", str(folder)]) == 0
     assert len(Run.load(folder).trials) >= 6
+
+
+def test_a_machine_slower_than_last_time_is_said(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HYBRIDNAS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("hybridnas.cost.latency.READ_ON_S", 0.0)
+    timers = []
+
+    def timer(target: str, **_: object) -> CountingTimer:
+        timers.append(CountingTimer(target))
+        timers[-1].reference_ms = [1.0, 1.4, 1.5][len(timers) - 1]
+        return timers[-1]
+
+    monkeypatch.setattr("hybridnas.pipeline.Timer", timer)
+    warned = []
+    for i in range(3):
+        assert exit_code(app, [*arguments, "--trials", "1", "--out", str(tmp_path / f"run-{i}")]) == 0
+        warned.append(" ".join(capsys.readouterr().out.split()))
+    slower = "warning: cpu is 40% slower than last time: its reference network takes 1.4 ms, then 1 ms."
+    assert [slower in text for text in warned] == [False, True, False]
+    assert [" slower than last time" in text for text in warned] == [False, True, False]
 
 
 def test_two_targets_give_a_front_each(

@@ -6,7 +6,9 @@
 Budgets and times are multiples of what a reference network takes: the machine's speed changes, so a search is given the
 milliseconds that its budget is just then. Every network that a method trained to the end is timed again by our timer,
 in turns with its reference, and its accuracy is that of the method's own short training: the same function, data and
-number of epochs for all. Each search of hybridnas begins with an empty table. Of several cores each search has one.
+number of epochs for all. A search of hybridnas begins with a table that has no part, only the machine's speed, as any but
+the first knows it: where a neighbour slows the machine just then, the budget would be another than the others have.
+Of several cores each search has one.
 """
 
 import argparse
@@ -17,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from multiprocessing import Pool, Queue
 from pathlib import Path
 
@@ -25,6 +28,8 @@ import pandas as pd
 
 from hybridnas import Architecture, Run, build
 from hybridnas.cost.latency import Timer
+from hybridnas.cost.predict import context_of
+from hybridnas.cost.table import Table
 from hybridnas.pareto import front, hypervolume
 
 HERE = Path(__file__).parent
@@ -62,6 +67,8 @@ def searched_and_timed(task: tuple[float, int, str]) -> list[list]:
     timer = Timer("cpu", threads=1, reference="small")
     unit = timer.reference_ms
     with tempfile.TemporaryDirectory() as folder:
+        with closing(Table(Path(folder) / "cache" / "cost.sqlite")) as table:
+            table.add_machine(context_of(timer), timer.environment)
         found = searched(method, round(budget * unit, 4), seed, Path(folder))
     rows = []
     for row in found.itertuples():

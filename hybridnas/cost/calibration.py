@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtrit
 
 #: How far a network may lie from the sum of its parts before any was timed: in common, and for each kind of part.
 COMMON, OWN = 0.1, 0.1
@@ -76,7 +76,7 @@ class Calibration:
             free = max(1.0, len(sums) - taken)
             variance = max(LEAST**2, (float(weights @ residuals**2) + WORTH * SPREAD**2) / (free + WORTH))
         self._variance = variance
-        self._quantile = float(stats.t.ppf(0.5 + LEVEL / 2, TAILS))
+        self._quantile = float(stdtrit(TAILS, 0.5 + LEVEL / 2))
 
     def predict(self, parts: Sum) -> tuple[float, float]:
         """The network's time over the reference's, and half the width of its 95 % interval."""

@@ -28,6 +28,10 @@ MIN_TURNS = probe.MIN_TURNS
 #: How often the machine's speed is read when a timer is made, and the seconds between.
 READINGS, READING_PAUSE_S = 5, 0.3
 
+#: By what share a machine may have become slower or faster; where it is slower than last time, its speed is read on.
+DRIFT = 0.1
+READ_ON_S = 12.0
+
 
 @dataclass(frozen=True)
 class Latency:
@@ -86,6 +90,13 @@ class Timer:
             time.sleep(READING_PAUSE_S)
             readings.append(self._target.reference_ms())
         return min(readings)
+
+    def read_on(self, expected_ms: float) -> None:
+        """Read the machine's speed until its reference is as quick as expected, or `READ_ON_S` are over."""
+        end = time.monotonic() + READ_ON_S
+        while self.reference_ms > (1 + DRIFT) * expected_ms and time.monotonic() < end:
+            time.sleep(READING_PAUSE_S)
+            self.reference_ms = min(self.reference_ms, self._target.reference_ms())
 
     def measure(
         self, model: Model, image_size: int, *, seconds: float = SECONDS, min_turns: int = MIN_TURNS

@@ -160,18 +160,10 @@ class Table:
             f"No context begins with {beginning!r}; the table {self.path} has {', '.join(every) or 'none'}."
         )
 
-    def reference_ms(self, context: str) -> float:
-        """The reference network's milliseconds that were measured last in a context.
-
-        Raises:
-            ConfigError: nothing was timed in it.
-        """
+    def reference_ms(self, context: str) -> float | None:
+        """The reference network's milliseconds that were measured last in a context; None where nothing was."""
         rows = self._rows("SELECT machine FROM machines WHERE context = ?", context)
-        if not rows:
-            raise ConfigError(
-                f"The table {self.path} has no times for this device and runtime; build it by `hybridnas table build`."
-            )
-        return float(json.loads(rows[0][0])["reference_ms"])
+        return float(json.loads(rows[0][0])["reference_ms"]) if rows else None
 
     def copy(self, path: Path, contexts: Sequence[str]) -> None:
         """Write a table that has the counts, and the times of some contexts, into a new file."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from scipy import stats
+from scipy.special import ndtri, stdtrit
 
 from hybridnas.cost.measure import Cost, timed
 from hybridnas.errors import BudgetError, RunError
@@ -164,9 +164,9 @@ def _luck(every: Sequence[Sequence[float]]) -> tuple[float | None, float]:
     several = [accuracies for accuracies in every if len(accuracies) > 1]
     freedom = sum(len(accuracies) - 1 for accuracies in several)
     if not freedom:
-        return None, float(stats.norm.ppf((1 + LEVEL) / 2))
+        return None, float(ndtri((1 + LEVEL) / 2))
     deviation = math.sqrt(sum((len(found) - 1) * statistics.variance(found) for found in several) / freedom)
-    return deviation, float(stats.t.ppf((1 + LEVEL) / 2, freedom))
+    return deviation, float(stdtrit(freedom, (1 + LEVEL) / 2))
 
 
 def longer(recipe: Recipe) -> Recipe:

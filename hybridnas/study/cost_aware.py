@@ -7,6 +7,7 @@ it is, promises the largest gain in hypervolume at its cost: for a known cost th
 
 from __future__ import annotations
 
+import math
 import random
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
-from scipy.stats import norm
+from scipy.special import ndtr
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
@@ -312,7 +313,7 @@ class CostAwareSampler(BaseSampler):
         if np.ptp(excess) == 0:  # nothing bounds the designs
             return np.ones(len(pool))
         over, deviation = regress(self._features(latest), excess, pool)
-        return np.asarray(norm.cdf(-over / deviation), np.float64)
+        return np.asarray(ndtr(-over / deviation), np.float64)
 
     def _latency(self, costs: Sequence[Cost]) -> float | None:
         """Log of the worst latency of all targets, measured or else predicted; None where one lacks."""
@@ -360,7 +361,7 @@ def expected_hypervolume_improvement(
     upper = np.array([*known_cost[steps], np.inf])
     width = np.minimum(upper, worst_cost) - np.maximum(lower, cost[:, None])
     z = (mean[:, None] - heights) / deviation[:, None]
-    improvement = deviation[:, None] * (z * norm.cdf(z) + norm.pdf(z))
+    improvement = deviation[:, None] * (z * ndtr(z) + np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi))
     gain: Floats = (np.maximum(width, 0.0) * improvement).sum(1)
     return gain
 

@@ -24,7 +24,7 @@ from hybridnas.dashboard import app as dashboard_app
 from hybridnas.errors import NotDrawn, RunError
 from hybridnas.pipeline import _draw
 from hybridnas.report.__main__ import app
-from hybridnas.report.figures import FIGURES, draw_all
+from hybridnas.report.figures import FIGURES
 from hybridnas.report.runs import compare_runs, runs_figure
 from hybridnas.report.tables import summary
 from hybridnas.study.looking import read_only, serve
@@ -252,7 +252,6 @@ def test_a_search_that_cannot_draw_says_so_and_goes_on(folders: list[Path], monk
         raise ZeroDivisionError("none left")
 
     monkeypatch.setattr("hybridnas.report.figures.FIGURES", {"history": broken})
-    monkeypatch.setattr("hybridnas.pipeline.draw_all", draw_all)
     console = Console(record=True, width=200)
     _draw(Run.load(folders[0]), console)
     assert "warning: not all figures could be drawn (ZeroDivisionError: none left)" in console.export_text()
