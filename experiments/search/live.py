@@ -6,8 +6,8 @@
 Budgets and times are multiples of what a reference network takes: the machine's speed changes, so a search is given the
 milliseconds that its budget is just then. Every network that a method trained to the end is timed again by our timer,
 in turns with its reference, and its accuracy is that of the method's own short training: the same function, data and
-number of epochs for all. A search of hybridnas begins with a table that has no part, only the machine's speed, as any but
-the first knows it: where a neighbour slows the machine just then, the budget would be another than the others have.
+number of epochs for all. A search of hybridnas begins with a table that has no part, only the machine's speed, as any
+but the first knows it: where a neighbour slows the machine just then, its budget would be another than the others'.
 Of several cores each search has one.
 """
 
