@@ -1,4 +1,4 @@
-"""Trainings in processes of this machine, which stay alive: importing torch and timm costs each eight seconds.
+"""Trainings in processes of this machine, which stay alive.
 
 A worker that dies takes nothing along: another takes its place, and its task is done once more. All workers end with
 the process that started them, however that ends.
@@ -9,18 +9,17 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 
 from hybridnas.errors import HybridNasError, OutOfTime, TrainingFailed, WorkerError
 from hybridnas.proxy.evaluation import Evaluate, Outcome, Result, Task
+from hybridnas.study.forks import CONTEXT, interrupts_held, prepare
 
 #: How often a task is begun anew after a worker died of it.
 RETRIES = 1
@@ -35,7 +34,7 @@ class Worker:
     """A process, and what it is doing."""
 
     place: int
-    process: SpawnProcess
+    process: BaseProcess
     connection: Connection
     ready: bool = False
     task: Task | None = None
@@ -59,7 +58,7 @@ class Workers:
         self.num_places = count
         self._setup = setup
         self._stillborn = 0
-        self._context = multiprocessing.get_context("spawn")
+        prepare()
         self._workers = [self._start(place) for place in range(count)]
         while not all(worker.ready for worker in self._workers):  # loading is work: nothing is to be timed beside it
             self._listen()
@@ -91,9 +90,9 @@ class Workers:
             worker.connection.close()
 
     def _start(self, place: int) -> Worker:
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=work, args=(theirs, self._setup, place), daemon=True)
-        with _interrupts_held():
+        ours, theirs = CONTEXT.Pipe()
+        process = CONTEXT.Process(target=work, args=(theirs, self._setup, place), daemon=True)
+        with interrupts_held():
             process.start()
         theirs.close()
         return Worker(place, process, ours)
@@ -180,19 +179,6 @@ def _end_with_parent() -> None:
     assert parent
     parent.join()
     os._exit(1)
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Ctrl-C goes to all processes of a terminal, and the parent alone is to answer: a mask is inherited."""
-    if sys.platform == "win32":
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _why(exit_code: int) -> str:
