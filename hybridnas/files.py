@@ -57,6 +57,24 @@ def write_atomic(path: Path, write: str | bytes | Callable[[Path], object]) -> N
         temporary.unlink(missing_ok=True)
 
 
+def append(path: Path, text: str) -> None:
+    """Add to a file, in one piece.
+
+    Raises:
+        DiskFullError: there is no room for it; the file is as it was.
+    """
+    content = text.encode()
+    with full_disk_said(path.parent), path.open("ab", buffering=0) as file:
+        size = file.tell()
+        try:
+            if file.write(content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(size)
+            raise
+
+
 def remove_unfinished(folder: Path) -> None:
     """Remove what `write_atomic` was writing in a folder, and below, when its process was killed."""
     for path in folder.rglob(f"{UNFINISHED}*"):

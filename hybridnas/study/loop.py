@@ -400,8 +400,9 @@ class Search:
 
     def _put(self, record: TrialRecord) -> None:
         place = self._places.setdefault(record.architecture.key, len(self.records))
+        if record.accuracies or place < len(self.records):
+            self._ordered.clear()
         self.records[place : place + 1] = [record]
-        self._ordered.clear()
 
     def _promoted(self) -> TrialRecord | None:
         """The trial that goes on to the next rung, from the highest rung that has one."""

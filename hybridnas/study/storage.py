@@ -21,7 +21,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from hybridnas.errors import RunError, UserError, first_clause
-from hybridnas.files import full_disk_said, write_atomic
+from hybridnas.files import append, full_disk_said, write_atomic
 from hybridnas.study.objective import Direction
 from hybridnas.study.records import TrialRecord, header, line
 from hybridnas.study.sharing import PAUSE_S, Alone, Claims, patiently, read_url, without_password
@@ -72,6 +72,7 @@ class Storage:
         self._known: set[tuple[int, str]] = set()
         self._last = [0] * num_rungs  # Optuna's id of the last trial that was read, by rung
         self._lines: dict[int, tuple[TrialRecord, str]] = {}  # of trials.csv, by number
+        self._written: list[str] = []  # all of them, as they stand there
         address = self._url.render_as_string(hide_password=False) if self._url else sqlite_url(folder / STUDY_FILE)
         names = [f"{name} rung {rung}" if url else f"rung {rung}" for rung in range(num_rungs)]
         self._database: RDBStorage | None = None
@@ -209,12 +210,17 @@ class Storage:
         return bool(self._select(rung, query, architecture=json.dumps(key)))
 
     def write_table(self, records: Sequence[TrialRecord]) -> None:
-        """Write trials.csv, which follows from the trials."""
+        """Write trials.csv, which follows from the trials; of a long one only the line that is new."""
         for record in records:
             if record is not self._lines.get(record.number, (None, ""))[0]:
                 self._lines[record.number] = record, line(record)
         lines = [header(records[0]), *(self._lines[record.number][1] for record in records)]
-        write_atomic(self.folder / "trials.csv", "".join(lines))
+        path = self.folder / "trials.csv"
+        if lines[:-1] == self._written and path.is_file():
+            append(path, lines[-1])
+        else:
+            write_atomic(path, "".join(lines))
+        self._written = lines
 
     def weights(self, number: int) -> Path:
         """Where the weights of a trial lie that is among the best."""
