@@ -79,6 +79,10 @@ class Budget:
         """The bound for target `i`, counted from 0."""
         return self.ms[i] if isinstance(self.ms, Sequence) else self.ms
 
+    def only_ms(self, num_targets: int) -> float | None:
+        """The bound in milliseconds where nothing else is bounded and there is one target; else None."""
+        return self.ms_on(0) if num_targets == 1 and not self.macs and not self.params else None
+
     def excess(self, costs: Sequence[Cost]) -> float:
         """By what share the worst figure is over its bound, the margin included; <= 0 holds the budget."""
         pairs: list[tuple[float | None, float | None]] = [(costs[0].macs, self.macs), (costs[0].params, self.params)]

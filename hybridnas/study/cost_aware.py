@@ -28,7 +28,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from hybridnas.architecture import Architecture, Value
-from hybridnas.cost.measure import Budget, Cost
+from hybridnas.cost.measure import MARGIN, Budget, Cost
 from hybridnas.pareto import front
 from hybridnas.seeds import derive_seed
 from hybridnas.space import SearchSpace
@@ -158,7 +158,10 @@ class CostAwareSampler(BaseSampler):
         return Candidate(self.space.sample(noted), choices, params)
 
     def _propose(self, generator: random.Random, waiting: Sequence[Params]) -> Params:
-        trained = [self.records[i] for i in self._ended(self._levels()[-1])]
+        ended = {epochs: self._ended(epochs) for epochs in self.rungs}
+        first, *others = self.rungs
+        levels = [first, *(epochs for epochs in others if len(ended[epochs]) >= NUM_LEVEL)]
+        trained = [self.records[i] for i in ended[levels[-1]]]
         tried = {self._known_as(record.architecture).identity for record in self.records}
         tried |= {frozenset(params.items()) for params in waiting}
         places = [i for i, each in enumerate(self._pool) if each.identity not in tried]
@@ -173,27 +176,23 @@ class CostAwareSampler(BaseSampler):
         size = len(candidates)
         pool = np.vstack([self._pool_features[places], self._encoding([each.params for each in near])])
         pool = np.vstack([pool, self._encoding(waiting)])
-        feasible = self._feasible(pool)[:size]
-        if len(self._ended(self.rungs[0])) < NUM_STARTUP:
+        latency, doubt = regress(self._features(costed), self._latencies(costed), pool)
+        feasible = self._feasible(pool, latency, doubt)[:size]
+        if len(ended[first]) < NUM_STARTUP:
             likely = np.flatnonzero(feasible >= min(0.5, feasible.max())).tolist()
             return self._first_that_holds([candidates[i] for i in generator.sample(likely, len(likely))])
-        latency, _ = regress(self._features(costed), self._latencies(costed), pool)
-        rows, accuracy, mean, deviation = self._foreseen(pool)
+        rows, accuracy, mean, deviation = self._foreseen({epochs: ended[epochs] for epochs in levels}, pool)
         # Those in flight count as if they had come out as expected: the next one is to be elsewhere.
         accuracy = np.append(accuracy, mean[size:])
         taken = np.append(self._latencies(rows), latency[size:])
         if not self.latency_counts:
             latency, taken = np.zeros_like(latency), np.zeros_like(taken)
+        floor, worst = float(accuracy.min()), float(taken.max()) + BEYOND
+        steps = front(accuracy.tolist(), taken.tolist())
 
         def gain(which: NDArray[np.intp], at: Floats) -> Floats:
             return expected_hypervolume_improvement(
-                mean[which],
-                deviation[which],
-                at,
-                accuracy,
-                taken,
-                floor=float(accuracy.min()),
-                worst_cost=float(taken.max()) + BEYOND,
+                mean[which], deviation[which], at, accuracy[steps], taken[steps], floor=floor, worst_cost=worst
             )
 
         value = gain(np.arange(size), latency[:size]) * feasible
@@ -206,35 +205,34 @@ class CostAwareSampler(BaseSampler):
                 value[place] = (gain(np.array([place]), latency[place : place + 1]) * feasible[place])[0]
         return candidates[int(np.argmax(value))].params
 
-    def _foreseen(self, pool: Floats) -> tuple[list[int], Floats, Floats, Floats]:
+    def _foreseen(self, ended: Mapping[int, list[int]], pool: Floats) -> tuple[list[int], Floats, Floats, Floats]:
         """Accuracy at the highest rung that enough trials ended: who these are, theirs, mean and deviation of the pool.
 
         What a rung's model says of a design is, scaled, the prior mean of the next one's (Kennedy and O'Hagan, 2000).
         All is learnt from the trials that `_best_and_latest` leaves.
+
+        Args:
+            ended: Who ended the rungs that are modelled, by their epochs.
+            pool: Encoded.
         """
         levels = []
         rows, accuracy = np.empty(0, int), np.empty(0)
-        for epochs in self._levels():
-            rows = np.array(self._ended(epochs))
+        for epochs, trials in ended.items():
+            rows = np.array(trials)
             accuracy = np.array([self.records[i].accuracies[epochs - 1] for i in rows])
             kept = _best_and_latest(accuracy)
             levels.append((rows[kept], accuracy[kept]))
         learnt = np.unique(np.concatenate([rows for rows, _ in levels]))
         both = np.vstack([self._features(learnt.tolist()), pool])
         prior, doubt = np.zeros(len(both)), np.zeros(len(both))
-        for level, (trials, values) in enumerate(levels):
-            places = np.searchsorted(learnt, trials)
+        for level, (kept_rows, values) in enumerate(levels):
+            places = np.searchsorted(learnt, kept_rows)
             if level:
                 slope, offset = np.polyfit(prior[places], values, 1)
                 prior, doubt = slope * prior + offset, abs(slope) * doubt
             mean, deviation = regress(both[places], values - prior[places], both)
             prior, doubt = prior + mean, np.hypot(doubt, deviation)
         return rows.tolist(), accuracy, prior[len(learnt) :], doubt[len(learnt) :]
-
-    def _levels(self) -> list[int]:
-        """Epochs of the rungs that are modelled."""
-        first, *others = self.rungs
-        return [first, *(epochs for epochs in others if len(self._ended(epochs)) >= NUM_LEVEL)]
 
     def _ended(self, epochs: int) -> list[int]:
         """Which trials were trained for so long at least."""
@@ -306,8 +304,14 @@ class CostAwareSampler(BaseSampler):
                 found[near.identity] = near
         return list(found.values())
 
-    def _feasible(self, pool: Floats) -> Floats:
-        """The probability that a candidate holds the budget: from all that were costed, as far as that went."""
+    def _feasible(self, pool: Floats, latency: Floats, doubt: Floats) -> Floats:
+        """The probability that a candidate holds the budget.
+
+        Where that is of milliseconds on one target alone, what is known of its latency, as `_latency` says it, tells;
+        else it is learnt from all that were costed, as far as that went.
+        """
+        if (bound := self.budget.only_ms(len(self.reference_ms))) is not None:
+            return np.asarray(ndtr((math.log(bound / (1 + MARGIN)) - latency) / doubt), np.float64)
         latest = range(len(self.records))[-MOST_LEARNT:]
         excess = np.log1p([max(self.budget.excess(self.records[i].costs), -0.99) for i in latest])
         if np.ptp(excess) == 0:  # nothing bounds the designs
