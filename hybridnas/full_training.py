@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from hybridnas.cost.targets import best_device, local_device
 from hybridnas.data.dataset import Dataset
 from hybridnas.data.loading import Loading
 from hybridnas.data.sources import SYNTHETIC, open_source
-from hybridnas.errors import ConfigError, RunError, TrainingFailed, first_clause
+from hybridnas.errors import ConfigError, RunError, TrainingFailed, UserError, first_clause
 from hybridnas.export.bundle import export_bundle
 from hybridnas.export.card import write_card
 from hybridnas.export.describing import training_card
@@ -81,10 +82,18 @@ def train_model(config: TrainConfig, *, resume: bool = False, console: Console |
         KeyboardInterrupt: stopped; all finished epochs are on disk.
     """
     console = console or Console(quiet=True)
+    named = config.out is not None or resume
     config, folder = _open(config, resume=resume)
     with owned(folder):
         remove_unfinished(folder)
-        return _train_in(folder, config, console)
+        try:
+            return _train_in(folder, config, console)
+        except UserError:
+            if not named:
+                with suppress(OSError):  # they are not empty
+                    folder.rmdir()
+                    folder.parent.rmdir()
+            raise
 
 
 def _train_in(folder: Path, config: TrainConfig, console: Console) -> Training:

@@ -16,6 +16,7 @@ from rich.console import Console
 from hybridnas.architecture import LETTERS, Architecture
 from hybridnas.errors import ConfigError, RunError, TrainingFailed
 from hybridnas.files import write_atomic
+from hybridnas.locks import owned
 from hybridnas.pipeline import recipe_of, trainer_of
 from hybridnas.proxy.training import Recipe, Trainer
 from hybridnas.proxy.trust import Trust, compare, verdict
@@ -96,7 +97,7 @@ def trust_run(
 
     Raises:
         ConfigError: too few networks, seeds or epochs.
-        RunError: the run has too few trained trials, or its data have changed.
+        RunError: the run has too few trained trials, its data have changed, or another process is at it.
     """
     console = console or Console(quiet=True)
     run = Run.load(folder)
@@ -105,12 +106,16 @@ def trust_run(
     longer = replace(recipe, epochs=epochs or LONGER * recipe.epochs)
     _check(num_networks, num_seeds, longer.epochs, recipe.epochs)
     sample = spread_sample(run.trials, num_networks)
-    trained = Trained.load(run.folder, longer.epochs)
+    with owned(run.folder):
+        return _trust(run, sample, longer, num_seeds, console)
 
+
+def _trust(run: Run, sample: pd.DataFrame, longer: Recipe, num_seeds: int, console: Console) -> Trust:
+    trained = Trained.load(run.folder, longer.epochs)
     seeds = [derive_seed(run.config.seed, "trust", k) for k in range(num_seeds)]
     left = [(int(n), s) for n in sample.number for s in seeds if s not in trained.accuracies.get(int(n), {})]
     if left:
-        per_epoch = float((sample.seconds / recipe.epochs).mean())
+        per_epoch = float((sample.seconds / recipe_of(run.config).epochs).mean())
         say(
             console,
             f"{len(sample)} networks, {num_seeds} seeds, {longer.epochs} epochs each: {len(left)} trainings to go, "

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hybridnas import Architecture, SearchSpace, build
 from hybridnas.proxy import steps
-from hybridnas.proxy.training import channels_last, parameter_groups
+from hybridnas.proxy.training import in_layout, parameter_groups
 
 FAMILIES = ("mbconv", "convnext", "window", "global", "repmixer")
 BATCHES = (32, 128)
@@ -43,9 +43,7 @@ def network_of(family: str) -> Architecture:
 
 def make(network: Architecture, dtype: torch.dtype | None, recorded: bool, layout: torch.memory_format) -> steps.Step:
     torch.manual_seed(0)
-    model: nn.Module = build(network, 16).cuda().train()
-    if layout == torch.channels_last:
-        model = channels_last(model)
+    model = in_layout(build(network, 16).cuda().train(), layout)
     optimizer = torch.optim.AdamW(parameter_groups(model, 0.05), lr=1e-3, fused=True)
     scaler = torch.amp.GradScaler("cuda", enabled=False)
     step = steps.make_step(model, optimizer, scaler, dtype=dtype, label_smoothing=0.1, clip_norm=1.0)

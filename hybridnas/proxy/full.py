@@ -25,7 +25,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from hybridnas.data.batches import resize
+from hybridnas.data.batches import layout, resize
 from hybridnas.data.dataset import Split
 from hybridnas.errors import TrainingFailed
 from hybridnas.model import HybridNet
@@ -33,7 +33,7 @@ from hybridnas.proxy.steps import descend
 from hybridnas.proxy.training import (
     Trainer,
     autocast_dtype,
-    channels_last,
+    in_layout,
     memory_said,
     parameter_groups,
     rate,
@@ -111,7 +111,8 @@ class FullTraining:
         self.seed = seed
         self.num_loaders = num_loaders
         self.model = model
-        channels_last(model.to(trainer.device))
+        self._layout = layout(trainer.device, model.architecture.image_size)
+        in_layout(model.to(trainer.device), self._layout)
         for part in (model.stem, model.stages):
             part.requires_grad_(not recipe.freeze_backbone)
         self.images = Augmented(trainer, model.architecture.image_size, recipe)
@@ -215,7 +216,7 @@ class FullTraining:
         return now
 
     def _step(self, images: Tensor, labels: Tensor) -> float:
-        images = images.to(self.trainer.device, memory_format=torch.channels_last)
+        images = images.to(self.trainer.device, memory_format=self._layout)
         labels = labels.to(self.trainer.device)
         targets = labels
         if self._mixup is not None:

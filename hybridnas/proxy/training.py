@@ -170,9 +170,7 @@ class Trainer:
         start = time.perf_counter()
         images = self.batches("train", design.image_size)
         torch.manual_seed(seed)
-        model = made(design, self.dataset.num_classes).to(self.device)
-        if images.layout == torch.channels_last:
-            model = channels_last(model)
+        model = in_layout(made(design, self.dataset.num_classes).to(self.device), images.layout)
         order = torch.Generator().manual_seed(seed)
         optimizer = torch.optim.AdamW(
             parameter_groups(model, recipe.weight_decay),
@@ -268,13 +266,15 @@ def made(design: Design, num_classes: int) -> nn.Module:
     return design.build(num_classes) if isinstance(design, TimmModel) else build(design, num_classes)
 
 
-def channels_last(model: nn.Module) -> nn.Module:
-    """The same model with channels last in memory, as convolutions train quicker.
+def in_layout(model: nn.Module, memory_format: torch.memory_format) -> nn.Module:
+    """The same model as `data.batches.layout` says that it and its images lie in memory.
 
-    But for strided 1x1 convolutions of a few channels, such as FastViT's first: torch 2.15's gradient of these writes
-    past its memory on a CPU, and the process dies.
+    With channels last strided 1x1 convolutions of a few channels, such as FastViT's first, stay contiguous: torch
+    2.15's gradient of these writes past its memory on a CPU, and the process dies.
     """
-    model = model.to(memory_format=torch.channels_last)
+    model = model.to(memory_format=memory_format)
+    if memory_format != torch.channels_last:
+        return model
     for part in model.modules():
         if isinstance(part, nn.Conv2d) and part.kernel_size == (1, 1) and part.stride > (1, 1) and part.in_channels < 8:
             part.to(memory_format=torch.contiguous_format)

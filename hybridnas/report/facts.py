@@ -213,16 +213,19 @@ def _winner(run: Run) -> dict[str, Any] | None:
 
 
 def _baseline(row: dict[str, Any], axes: Sequence[Axis]) -> dict[str, Any]:
-    """A known network that was trained as the winner was; its latency is that on the first target."""
-    costs = {"macs": row["macs"], "params": row["params"], axes[0].column: row["latency_ms"]}
+    """A known network that was trained as the winner was; its latency is that on the first target.
+
+    The first versions said less.
+    """
+    costs = {"macs": row.get("macs"), "params": row.get("params"), axes[0].column: row.get("latency_ms")}
     return {
         "name": row["name"],
         "kind": row["kind"],
-        "layout": row["layout"],
-        "pretrained": row["pretrained"],
+        "layout": row.get("layout", ""),
+        "pretrained": row.get("pretrained", False),
         "accuracy": row["accuracy"],
-        "seeds": len(row["accuracies"]),
-        "test_accuracy": row["test_accuracy"],
+        "seeds": len(row.get("accuracies", [0.0])),
+        "test_accuracy": row.get("test_accuracy"),
         "costs": [costs.get(axis.column) for axis in axes],
     }
 

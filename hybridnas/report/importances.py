@@ -7,7 +7,6 @@ import re
 from matplotlib.figure import Figure
 
 from hybridnas.report.style import COLOURS, GREY, SMALL, WIDTH, said, styled
-from hybridnas.study.importance import importances_of
 from hybridnas.study.run import Run
 
 NUM_BARS = 12
@@ -20,6 +19,8 @@ def importances_figure(run: Run) -> Figure:
     Raises:
         NotDrawn: as `importances_of`.
     """
+    from hybridnas.study.importance import importances_of  # scikit-learn's trees: not for who draws the front alone
+
     found = importances_of(run.folder)
     shown = [*found.shares.items()][:NUM_BARS]
     figure = Figure(figsize=(WIDTH, 1.1 + 0.24 * len(shown)), layout="constrained")
