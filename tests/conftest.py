@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,10 +66,20 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _own_locks() -> Iterator[None]:
+    """Locks on a device lie in the folder for temporary files: tests at once need not wait for each other's timers."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _no_pauses() -> Iterator[None]:
     """Of searches in the test's own process: timers and exported files are timed at once, and not for long."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hybridnas.cost.latency.READINGS", 1)
+        patch.setattr("hybridnas.cost.latency.READ_ON_S", 0.0)
         patch.setattr("hybridnas.finishing.PAUSE_S", 0.0)
         patch.setattr("hybridnas.finishing.SITTING_S", 0.2)
         yield
@@ -81,20 +92,18 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _one_figure() -> Iterator[None]:
-    """A search in a test's own process draws its front alone: all figures take longer than it does.
+def _no_figures() -> Iterator[None]:
+    """A search in a test's own process draws nothing but its page: figures take longer than it does.
 
     Those that a test starts as a command draw all, as do the tests of figures.
     """
     import hybridnas.pipeline
 
-    def draw_little(run: Run, console: Console) -> None:
+    def write_page(run: Run, console: Console) -> None:
         from hybridnas.report.explorer import write_explorer
-        from hybridnas.report.figures import draw_front
 
-        draw_front(run)
         write_explorer(run, run.folder / "explorer.html")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hybridnas.pipeline, "_draw", draw_little)
+        patch.setattr(hybridnas.pipeline, "_draw", write_page)
         yield

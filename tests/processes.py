@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from importlib import import_module
 from pathlib import Path
+from unittest.mock import patch
 
 #: How long a test waits for one.
 SECONDS = 120
 
+_forkserver = multiprocessing.get_context("forkserver")
+_forkserver.set_forkserver_preload(["hybridnas.pipeline", "hybridnas.full_training", "hybridnas.study.cost_aware"])
+
 
 def start(command: str, *flags: object) -> subprocess.Popen[str]:
+    """`python -m hybridnas.COMMAND`."""
     return subprocess.Popen(
         [sys.executable, "-m", f"hybridnas.{command}", *map(str, flags)],
         stdout=subprocess.PIPE,
@@ -23,6 +31,46 @@ def start(command: str, *flags: object) -> subprocess.Popen[str]:
         # A test run in the background of a shell has SIGINT ignored, and its children would inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+
+
+class Warm:
+    """A command, as `start` begins it, but forked off a process that has imported already what takes ten seconds."""
+
+    def __init__(self, command: str, *flags: object) -> None:
+        folder = Path(tempfile.mkdtemp())
+        self._said = folder / "out", folder / "err"
+        self._process = _forkserver.Process(target=_run, args=(command, [*map(str, flags)], self._said, {**os.environ}))
+        with patch.dict(os.environ, {"OMP_NUM_THREADS": "1"}):  # counted when the first one loads its libraries
+            self._process.start()
+        assert self._process.pid
+        self.pid = self._process.pid
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """What it wrote, when it has ended."""
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            self.kill()
+            raise TimeoutError(self._said[1].read_text())
+        out, err = (path.read_text() for path in self._said)
+        return out, err
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+
+def _run(command: str, flags: list[str], said: tuple[Path, Path], environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for stream, path in zip((sys.stdout, sys.stderr), said, strict=True):
+        with path.open("wb") as file:
+            os.dup2(file.fileno(), stream.fileno())
+    module = import_module(f"hybridnas.{command}")
+    sys.argv = [command, *flags]
+    module.run(module.app)
 
 
 def wait_for_rows(table: Path, count: int) -> None:

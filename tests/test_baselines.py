@@ -22,7 +22,7 @@ from hybridnas.comparing import compare_run
 from hybridnas.data.loading import Loading
 from hybridnas.data.sources import open_source
 from hybridnas.errors import TrainingFailed
-from hybridnas.proxy.training import Design, Recipe, Trainer, TrainingResult, channels_last, made
+from hybridnas.proxy.training import Design, Recipe, Trainer, TrainingResult, in_layout, made
 from hybridnas.report.tables import summary
 from hybridnas.study import baselines
 from hybridnas.study.confirm import margin_of_difference
@@ -277,7 +277,8 @@ def test_a_strided_convolution_of_an_image_trains(npz_file: Path) -> None:
     images = torch.randn(4, 3, 16, 16)
     expected = torch.autograd.grad(plain(images).square().mean(), [*plain.parameters()])
     found = torch.autograd.grad(
-        channels_last(plain)(images.to(memory_format=torch.channels_last)).square().mean(), [*plain.parameters()]
+        in_layout(plain, torch.channels_last)(images.to(memory_format=torch.channels_last)).square().mean(),
+        [*plain.parameters()],
     )
     assert plain[0].weight.is_contiguous() and plain[1].weight.is_contiguous(memory_format=torch.channels_last)
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, expected, strict=True))

@@ -15,7 +15,7 @@ import murders
 import pandas as pd
 import psutil
 import pytest
-from processes import SECONDS, start, wait_for_rows
+from processes import SECONDS, Warm, start, wait_for_rows
 
 from hybridnas import Run, SearchConfig, run_search
 from hybridnas.errors import BudgetError, ConfigError, RunError, UserError
@@ -147,14 +147,16 @@ def test_a_run_named_by_a_time_that_was_before(tmp_path):
     assert free_folder(None, tmp_path).name == f"{datetime.now():%Y%m%d-%H%M%S}a" and first.parent == tmp_path
 
 
-def search_with_workers(folder: Path, space_file: Path, npz_file: Path, *flags: object) -> subprocess.Popen[str]:
-    given = ("--space", space_file, "--data", npz_file, "--epochs", 12, "--trials", 8, "--threads", 1, "--workers", 2)
-    return start("search", *given, "--baselines", "none", "--out", folder, *flags)
+@pytest.fixture
+def with_workers(tmp_path, space_file, npz_file) -> tuple[object, ...]:
+    """A search by two workers."""
+    given = ("--space", space_file, "--data", npz_file, "--epochs", 8, "--trials", 8, "--threads", 1, "--workers", 2)
+    return "search", *given, "--baselines", "none", "--out", tmp_path / "run"
 
 
-def test_workers_and_then_their_driver_are_killed(tmp_path, space_file, npz_file):
+def test_workers_and_then_their_driver_are_killed(tmp_path, with_workers):
     table = tmp_path / "run" / "trials.csv"
-    process = search_with_workers(tmp_path / "run", space_file, npz_file)
+    process = Warm(*with_workers)
     wait_for_rows(table, 1)
     for victim in workers_of(process):
         victim.kill()
@@ -166,7 +168,7 @@ def test_workers_and_then_their_driver_are_killed(tmp_path, space_file, npz_file
     assert len(heirs) == 2 and not alive
     before = pd.read_csv(table)
     assert (before.status != "failed").all()
-    process = search_with_workers(tmp_path / "run", space_file, npz_file, "--resume")
+    process = Warm(*with_workers, "--resume")
     _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, err
     after = Run.load(tmp_path / "run").trials
@@ -174,8 +176,8 @@ def test_workers_and_then_their_driver_are_killed(tmp_path, space_file, npz_file
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_ctrl_c_once_ends_it_cleanly_and_twice_at_once(tmp_path, space_file, npz_file, times):
-    process = search_with_workers(tmp_path / "run", space_file, npz_file)
+def test_ctrl_c_once_ends_it_cleanly_and_twice_at_once(tmp_path, with_workers, times):
+    process = start(*with_workers)
     wait_for_rows(tmp_path / "run" / "trials.csv", 1)
     workers, begun = workers_of(process), time.monotonic()
     for _ in range(times):
@@ -190,9 +192,10 @@ def test_ctrl_c_once_ends_it_cleanly_and_twice_at_once(tmp_path, space_file, npz
         assert (tmp_path / "run" / "pareto.png").is_file()
 
 
-def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    children = psutil.Process(process.pid).children()
-    return [each for each in children if "spawn_main" in " ".join(each.cmdline())]
+def workers_of(process: subprocess.Popen[str] | Warm) -> list[psutil.Process]:
+    """Forked off a process that its driver began."""
+    (server,) = (each for each in psutil.Process(process.pid).children() if "forkserver" in " ".join(each.cmdline()))
+    return server.children()
 
 
 def test_a_frozen_table_that_lacks_what_is_needed(tmp_path, monkeypatch, space_file, npz_file):

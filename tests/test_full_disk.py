@@ -14,12 +14,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from processes import SECONDS, start, wait_for_rows
+from processes import SECONDS, Warm, wait_for_rows
 from safetensors.torch import save_file
 
 from hybridnas import SearchSpace
 from hybridnas.errors import DiskFullError
-from hybridnas.files import write_atomic
+from hybridnas.files import append, write_atomic
 
 SIZE = 8 * 1024**2
 
@@ -64,10 +64,18 @@ def test_the_old_file_stays_and_nothing_else(disk, write):
     assert [path.name for path in disk.iterdir()] == ["a"]
 
 
+def test_what_there_is_no_room_to_add_is_not_half_added(disk):
+    (disk / "a").write_text("old")
+    append(disk / "a", " and new")
+    with pytest.raises(DiskFullError, match="No room is left on the disk of"):
+        append(disk / "a", "x" * 2 * SIZE)
+    assert (disk / "a").read_text() == "old and new"
+
+
 def test_a_search_stops_and_goes_on_when_there_is_room(disk, space_file, npz_file):
     folder = disk / "run"
     flags = ("--space", space_file, "--data", npz_file, "--epochs", 1, "--trials", 6, "--threads", 1, "--out", folder)
-    process = start("search", *flags)
+    process = Warm("search", *flags)
     wait_for_rows(folder / "trials.csv", 2)
     ballast = fill(disk)
     _, err = process.communicate(timeout=SECONDS)
@@ -78,7 +86,7 @@ def test_a_search_stops_and_goes_on_when_there_is_room(disk, space_file, npz_fil
     assert len(before) >= 2
 
     ballast.unlink()
-    process = start("search", *flags, "--resume")
+    process = Warm("search", *flags, "--resume")
     _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, err
     after = pd.read_csv(folder / "trials.csv")
@@ -93,7 +101,7 @@ def test_a_full_training_stops_and_goes_on_when_there_is_room(disk, space_file, 
     assert network is not None
     design.write_text(network.to_json())
     folder = disk / "training"
-    process = start("train", design, "--data", npz_file, "--epochs", 40, "--out", folder, "--no-flip")
+    process = Warm("train", design, "--data", npz_file, "--epochs", 40, "--out", folder, "--no-flip")
     wait_for_rows(folder / "metrics.csv", 2)
     ballast = fill(disk)
     _, err = process.communicate(timeout=SECONDS)
@@ -102,7 +110,7 @@ def test_a_full_training_stops_and_goes_on_when_there_is_room(disk, space_file, 
     before = pd.read_csv(folder / "metrics.csv")
 
     ballast.unlink()
-    process = start("train", "--resume", "--out", folder)
+    process = Warm("train", "--resume", "--out", folder)
     _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, err
     after = pd.read_csv(folder / "metrics.csv")

@@ -21,7 +21,7 @@ from hybridnas.data.loading import Loading
 from hybridnas.data.sources import open_source
 from hybridnas.errors import TrainingFailed
 from hybridnas.proxy import steps, training
-from hybridnas.proxy.training import Recipe, Trainer, channels_last
+from hybridnas.proxy.training import Recipe, Trainer, in_layout
 from hybridnas.space import SearchSpace
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -128,9 +128,7 @@ def test_what_cannot_be_recorded_is_trained_without_and_said() -> None:
 def test_every_design_of_the_zoo_can_be_recorded(name: str) -> None:
     torch.manual_seed(0)
     architecture = zoo.load(name)
-    model: nn.Module = build(architecture, 10).cuda()
-    if layout(torch.device("cuda"), architecture.image_size) == torch.channels_last:
-        model = channels_last(model)
+    model = in_layout(build(architecture, 10).cuda(), layout(torch.device("cuda"), architecture.image_size))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     scaler = torch.amp.GradScaler("cuda", enabled=False)
     step = steps.make_step(model, optimizer, scaler, dtype=torch.bfloat16, label_smoothing=0.1, clip_norm=1.0)

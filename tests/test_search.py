@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import torch
 from fakes import CountingTimer, Opened
-from processes import SECONDS, start, wait_for_rows
+from processes import SECONDS, Warm, start, wait_for_rows
 
 from hybridnas import Architecture, Run, SearchConfig, Stage, Stem, Transition, run_search
 from hybridnas.cli import exit_code
@@ -163,7 +163,6 @@ def test_a_machine_slower_than_last_time_is_said(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HYBRIDNAS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("hybridnas.cost.latency.READ_ON_S", 0.0)
     timers = []
 
     def timer(target: str, **_: object) -> CountingTimer:
@@ -398,7 +397,7 @@ def test_stopped_at_any_moment_no_finished_trial_is_lost(arguments: list[str], t
     flags = [*arguments, "--trials", "12", "--threads", "1", "--baselines", "none"]
     before = pd.DataFrame()
     for name in ("SIGINT", "SIGTERM", "SIGKILL"):
-        process = start("search", *flags, *["--resume"] * (len(before) > 0))
+        process = (start if name == "SIGTERM" else Warm)("search", *flags, *["--resume"] * (len(before) > 0))
         wait_for_rows(folder / "trials.csv", len(before) + 2)
         os.kill(process.pid, getattr(signal, name))
         _, err = process.communicate(timeout=SECONDS)
@@ -412,7 +411,7 @@ def test_stopped_at_any_moment_no_finished_trial_is_lost(arguments: list[str], t
             pd.testing.assert_frame_equal(after.iloc[: len(before)], before, check_dtype=False)
         before = after
 
-    process = start("search", *flags, "--resume")
+    process = Warm("search", *flags, "--resume")
     out, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, err
     after = pd.read_csv(folder / "trials.csv")

@@ -196,6 +196,13 @@ def test_wrong_flags(train, flags, message):
     assert code == 2 and message in err and err.count("\n") == 1
 
 
+def test_a_mistyped_design_leaves_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert exit_code(app, ["resnet5o"]) == 2
+    assert capsys.readouterr().err.startswith("hybridnas: ")
+    assert not [*tmp_path.iterdir()]
+
+
 def test_weights_of_another_architecture(train, design, tmp_path):
     file = tmp_path / "other.safetensors"
     save_file(build(_read(design.parent / "other.json"), 3).state_dict(), file)

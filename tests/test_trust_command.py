@@ -11,6 +11,7 @@ import pytest
 from hybridnas import Run, SearchConfig, run_search
 from hybridnas.cli import exit_code
 from hybridnas.errors import TrainingFailed
+from hybridnas.locks import owned
 from hybridnas.proxy.training import Trainer
 from hybridnas.trust import app
 from hybridnas.trusting import attention_share, spread_sample
@@ -130,6 +131,12 @@ def test_a_damaged_file_is_named(trust, folder):
     (folder / "trust.json").write_text('{"epochs": 2, "accuracies": []}')
     code, _, err = trust(*FLAGS)
     assert code == 2 and "trust.json is damaged" in err and "remove it" in err
+
+
+def test_a_folder_that_another_process_is_at_is_refused(trust, folder):
+    with owned(folder):
+        code, out, err = trust()
+    assert code == 2 and out == "" and "is in use: another process is searching or training there" in err
 
 
 def test_other_data_are_refused(trust, folder):

@@ -37,7 +37,8 @@ def samples(space, number, seed=0):
 
 
 def counted(architecture, num_classes):
-    network = build(architecture, num_classes).deploy()
+    with torch.device("meta"):
+        network = build(architecture, num_classes).deploy()
     return count_macs(network, architecture.image_size), num_params(network)
 
 

@@ -124,6 +124,12 @@ def test_milliseconds_of_stages_are_those_of_the_run_or_a_clear_sentence(tmp_pat
             facts(run_of(tmp_path / "run", [trial(0)], stage_ms=[damaged]))
 
 
+def test_a_baseline_of_which_less_is_said_is_shown(tmp_path):
+    result = RESULT | {"baselines": [{"name": "resnet", "kind": "zoo", "accuracy": 0.75}]}
+    (found,) = facts(run_of(tmp_path / "run", [trial(i) for i in range(4)], result=result))["baselines"]
+    assert found["costs"] == [None, None, None] and found["seeds"] == 1 and found["layout"] == ""
+
+
 def test_another_run_is_drawn_beside_it_where_its_figures_compare(tmp_path, run):
     same = run_of(tmp_path / "same", [trial(0), trial(1), trial(2)])
     elsewhere = run_of(tmp_path / "elsewhere", [trial(1, machine="other")])

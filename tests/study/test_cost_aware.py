@@ -238,7 +238,8 @@ def test_what_ended_a_lower_rung_alone_helps_to_foresee_the_highest() -> None:
     def error(rungs: tuple[int, ...], known: list[TrialRecord]) -> float:
         sampler = CostAwareSampler(TINY, known, BUDGET, lambda design: None, [1.0], 0, rungs)
         pool = [to_params(TINY, TINY.encode(design)) for design, _ in others]
-        rows, accuracy, mean, deviation = sampler._foreseen(sampler._encoding(pool))
+        ended = {epochs: sampler._ended(epochs) for epochs in rungs}
+        rows, accuracy, mean, deviation = sampler._foreseen(ended, sampler._encoding(pool))
         assert rows == list(range(10)) and accuracy.max() == max(r.accuracy for r in known[:10])
         assert len(mean) == len(deviation) == len(others) and (deviation > 0).all()
         return float(np.abs(mean - [late for _, late in others]).mean())
