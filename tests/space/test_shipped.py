@@ -48,7 +48,7 @@ def test_a_space_holds_the_designs_that_its_file_names(name, design):
 def test_every_sample_builds_and_encodes_back(name):
     space = SearchSpace.load(name)
     generator = random.Random(0)
-    for _ in range(5):
+    for _ in range(10):
         point = space.sample(lambda choice, values: generator.choice(values))
         choices = space.encode(point)
         again = space.sample(lambda choice, values, choices=choices: choices[choice])

@@ -12,8 +12,7 @@ from hybridnas import zoo
 from hybridnas.errors import ZooError
 from hybridnas.model import HybridNet
 
-# The largest is made of the same parts as vit_base, and as large as all others together.
-IN_TIMM = [name for name in zoo.names() if zoo.entry(name).timm and name != "vit_large_patch16_224"]
+IN_TIMM = [name for name in zoo.names() if zoo.entry(name).timm]
 SMALLEST = "levit_128"
 
 
