@@ -2,7 +2,7 @@
 
     python experiments/cuda/steps.py FOLDER
 
-One network of each family of `tiny`, 32 px, 16 classes. What is compared takes turns, ROUNDS times; steps.csv has
+One network of each family of `tiny`, 16 classes. What is compared takes turns, ROUNDS times; steps.csv has
 median milliseconds of a step, the ratio of the plain step's (full precision, no graph, channels last) to it over the
 rounds, and the seconds that the first step took, in which kernels are chosen and some are compiled.
 """
@@ -10,6 +10,7 @@ rounds, and the seconds that the first step took, in which kernels are chosen an
 import statistics
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -21,7 +22,8 @@ from hybridnas.proxy import steps
 from hybridnas.proxy.training import in_layout, parameter_groups
 
 FAMILIES = ("mbconv", "convnext", "window", "global", "repmixer")
-BATCHES = (32, 128)
+#: Images of a batch, and their pixels a side.
+BATCHES = ((32, 32), (128, 32), (32, 64))
 ROUNDS, STEPS = 5, 40
 #: Name, what autocast multiplies in, whether steps are recorded, the layout of memory.
 WAYS = (
@@ -31,14 +33,15 @@ WAYS = (
     ("bf16 graph", torch.bfloat16, True, torch.channels_last),
     ("plain contiguous", None, False, torch.contiguous_format),
     ("graph contiguous", None, True, torch.contiguous_format),
+    ("bf16 graph contiguous", torch.bfloat16, True, torch.contiguous_format),
 )
 
 
-def network_of(family: str) -> Architecture:
+def network_of(family: str, image_size: int) -> Architecture:
     space = SearchSpace.load("tiny")
     found = space.design((family,) * 4, size=0.5) or space.design(("convnext",) + (family,) * 3, size=0.5)
     assert found is not None
-    return found
+    return replace(found, image_size=image_size)
 
 
 def make(network: Architecture, dtype: torch.dtype | None, recorded: bool, layout: torch.memory_format) -> steps.Step:
@@ -67,11 +70,12 @@ def main() -> None:
     folder = Path(sys.argv[1])
     rows = []
     for family in FAMILIES:
-        for batch in BATCHES:
-            x = torch.randn(batch, 3, 32, 32, device="cuda")
+        for batch, size in BATCHES:
+            network = network_of(family, size)
+            x = torch.randn(batch, 3, size, size, device="cuda")
             labels = torch.arange(batch, device="cuda") % 16
             ways = {
-                name: (make(network_of(family), dtype, recorded, layout), x.contiguous(memory_format=layout))
+                name: (make(network, dtype, recorded, layout), x.contiguous(memory_format=layout))
                 for name, dtype, recorded, layout in WAYS
             }
             first = {}
@@ -90,6 +94,7 @@ def main() -> None:
                     {
                         "family": family,
                         "batch": batch,
+                        "px": size,
                         "way": name,
                         "ms": round(statistics.median(each[name] for each in taken), 3),
                         "ratio": round(statistics.median(ratios), 2),

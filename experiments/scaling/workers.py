@@ -1,6 +1,6 @@
 """Trials an hour of a real search with one worker and with several, in turns.
 
-    python experiments/scaling/workers.py [ROUNDS]         # rows appended to workers.csv
+    python experiments/scaling/workers.py [ROUNDS [FIRST]]     # seeds FIRST and on; rows appended to workers.csv
 
 Each search is ended when 16 trainings have; counted is from the first that ended to the last, so start-up is left out
 and given by itself.
@@ -50,9 +50,10 @@ def measure(workers: int, seed: int) -> tuple[float, float, float]:
 
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
+    first = int(sys.argv[2]) if len(sys.argv) > 2 else 0
     if not FILE.exists():
         FILE.write_text("round,workers,trainings_an_hour,epochs_an_hour,first_ended_s\n")
-    for each in range(rounds):
+    for each in range(first, first + rounds):
         for workers in WORKERS:
             figures = [round(figure, 1) for figure in measure(workers, each)]
             with FILE.open("a", newline="") as out:

@@ -36,7 +36,7 @@ def run(samplers: list[str], seeds: int, processes: int) -> None:
     done = FILE.read_text()
     tasks = [
         (sampler, *switches, seed)
-        for switches, seed, sampler in itertools.product(SWITCHES, range(seeds), samplers)
+        for seed, switches, sampler in itertools.product(range(seeds), SWITCHES, samplers)
         if f"\n{sampler},{','.join(map(str, switches))},{seed}," not in done
     ]
     with Pool(processes) as pool:
