@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -30,7 +31,7 @@ from hybridnas.proxy.training import DEFAULT_EPOCHS, Recipe, quickest_num_thread
 from hybridnas.space import SearchSpace
 from hybridnas.space.around import around
 from hybridnas.study.run import check_goes_on, free_folder, newest_folder, read_settings, write_settings
-from hybridnas.study.sharing import read_url, without_password
+from hybridnas.study.sharing import check_server, without_password
 from hybridnas.working import share_of_cores
 from hybridnas.zoo.of_timm import BACKBONES, given_weights
 
@@ -40,6 +41,9 @@ RUNS = Path("runs")
 #: What searches share that were given a server and no name.
 STUDY = "hybridnas"
 
+#: The packages whose versions proposals, trainings, times or images depend on.
+DEPENDED_ON = "hybridnas torch torchvision timm optuna scikit-learn scipy numpy moocore pillow".split()
+
 #: Where a run with a frozen table keeps its own.
 TABLE = "table.sqlite"
 
@@ -48,11 +52,14 @@ def open_run(config: SearchConfig, *, resume: bool) -> tuple[SearchConfig, Path]
     """The settings in force and the run folder: a new one's name, or an old one's path.
 
     Raises:
-        ConfigError: the folder that was asked for has something in it, or a setting cannot be changed any more.
+        ConfigError: the folder that was asked for has something in it, a setting cannot be changed any more, or what
+            it needs is not there.
         RunError: there is no such run, or it is damaged.
     """
     if config.storage:
-        read_url(config.storage)
+        check_server(config.storage)
+    if config.executor == "ray" and importlib.util.find_spec("ray") is None:
+        raise ConfigError("--executor ray needs Ray: pip install 'hybridnas[ray]'.")
     if not resume:
         if config.trials is None and config.time is None:
             config = config.model_copy(update={"time": DEFAULT_SECONDS})
@@ -244,7 +251,7 @@ def begin(
         "targets": [timer.environment | {"fingerprint": timer.fingerprint} for timer in timers],
         "data_fingerprint": dataset.fingerprint(),
         "balanced": not dataset.is_balanced,
-        "versions": {name: importlib.metadata.version(name) for name in ("hybridnas", "torch", "timm", "optuna")},
+        "versions": {name: importlib.metadata.version(name) for name in DEPENDED_ON},
     }
     if config.frozen_table:
         with closing(Table()) as table:

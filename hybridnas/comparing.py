@@ -60,13 +60,14 @@ def compare_run(
         return
     run = Run.load(folder)
     found = [Baseline.from_row(row, weights) for row in result["baselines"] if row["kind"] != "seeded"]
+    earlier = result.setdefault("seconds", {}).get("baselines", 0.0)
     winner = next(row for row in result["confirmed"] if row["number"] == result["winner"])
 
     def keep() -> None:
         rows = [*_seeded(run, result["confirmed"]), *(each.row() for each in found if each.accuracies)]
         _compare(rows, winner["accuracies"], result["confirmed"], len(search.trainer.dataset.validation))
         result["baselines"] = rows
-        result["seconds"] = {doing: round(seconds, 1) for doing, seconds in search.spent.items()}
+        result["seconds"]["baselines"] = round(earlier + search.spent["baselines"], 1)
         write_atomic(folder / RESULT, json.dumps(result, indent=2))
 
     limit = math.inf

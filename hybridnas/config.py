@@ -80,7 +80,7 @@ class Settings(BaseModel):
             problem = first["msg"].removeprefix("Value error, ")
             # What concerns two flags names the one to change itself.
             name, problem = (first["loc"][0], problem) if first["loc"] else problem.split(": ", 1)
-            shown = "" if "got" in problem else f", got {first['input']}"
+            shown = f", got {first['input']}" if first["loc"] and "got" not in problem else ""
             raise ConfigError(f"{cls._flag(str(name))}: {problem[0].lower()}{problem[1:]}{shown}.") from None
 
     def check_resumable(self, stored: Self) -> None:
@@ -174,8 +174,7 @@ class SearchConfig(Settings):
             raise ValueError("target: names a device twice")
         if isinstance(self.budget_ms, tuple) and len(self.budget_ms) != len(self.targets):
             raise ValueError(
-                f"budget-ms: give one for all, or one for each of the {len(self.targets)} targets, got "
-                f"{len(self.budget_ms)}"
+                f"budget-ms: give one, or as many as --target, got {len(self.budget_ms)} for {len(self.targets) or 1}"
             )
         return self
 

@@ -32,8 +32,7 @@ from hybridnas.model import HybridNet
 from hybridnas.pipeline import dataset_of
 from hybridnas.report.progress import say, telling
 from hybridnas.starting import BEST, WEIGHTS, read_training
-from hybridnas.study.run import Run, check_goes_on, free_folder, load_network, with_weights
-from hybridnas.study.storage import trial_weights
+from hybridnas.study.run import Run, check_goes_on, free_folder, kept_weights, load_network, with_weights
 
 FOLDER = Path("exports")
 FILE = "export.json"
@@ -132,7 +131,7 @@ def _of_run(folder: Path, trial: int | None, all_front: bool, data: str | None, 
     else:
         numbers = [int(run.best.number) if trial is None else trial]
     designs = {number: run.architecture(number) for number in numbers}
-    weights = {number: weights_of(run, number) for number in numbers}
+    weights = {number: kept_weights(run, number) for number in numbers}
     kept = {number: path for number, path in weights.items() if path}
     missing = [number for number in numbers if number not in kept]
     if missing and not (all_front and kept):
@@ -157,17 +156,8 @@ def _of_run(folder: Path, trial: int | None, all_front: bool, data: str | None, 
     ]
 
 
-def weights_of(run: Run, number: int) -> Path | None:
-    """Where the weights of a trial lie: the winner's in best/, others' as searched; None where lost."""
-    best = run.folder / BEST / WEIGHTS
-    if run.result.get("winner") == number and best.is_file():
-        return best
-    kept = trial_weights(run.folder, number)
-    return kept if kept.is_file() else None
-
-
 def _no_weights(run: Run, missing: Sequence[int]) -> str:
-    have = [int(number) for number in run.trials.number if weights_of(run, int(number))]
+    have = [int(number) for number in run.trials.number if kept_weights(run, int(number))]
     kept = f"those of {_listed(have)} are" if have else "none are"
     design = f"Run.load({str(run.folder)!r}).architecture({missing[0]}).to_json()"
     return (

@@ -12,7 +12,7 @@ from hybridnas.comparing import trained_before
 from hybridnas.cost.latency import Latency, Timer
 from hybridnas.cost.measure import timed
 from hybridnas.cost.targets import Model
-from hybridnas.errors import BudgetError
+from hybridnas.errors import BudgetError, CannotRun
 from hybridnas.export.bundle import export_bundle
 from hybridnas.export.card import write_card
 from hybridnas.export.describing import trial_card
@@ -48,13 +48,18 @@ def finish_run(
             shutil.rmtree(new, ignore_errors=True)
             raise
         for candidate in confirmed:
-            with search.clock("exporting"):
-                latencies = _export(new, candidate, search)
+            number = candidate.record.number
+            try:
+                with search.clock("exporting"):
+                    latencies = _export(new, candidate, search)
+            except CannotRun as problem:
+                say(f"trial {number} cannot be exported: {problem}; trying the next")
+                passed_over.add(number)
+                continue
             costs = tuple(
                 timed(cost, latency, cost.predicted_ms)
                 for cost, latency in zip(candidate.record.costs, latencies, strict=True)
             )
-            number = candidate.record.number
             if search.budget.surely_held(costs):
                 shutil.rmtree(folder / "best", ignore_errors=True)
                 new.rename(folder / "best")

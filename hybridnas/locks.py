@@ -46,12 +46,17 @@ class DeviceLock:
     Args:
         device: 'cpu', 'cuda:0', ...
         folder: Where the lock files lie; None is the machine's folder for temporary files.
+
+    Raises:
+        RunError: the folder is another user's.
     """
 
     def __init__(self, device: str, folder: Path | None = None) -> None:
         if sys.platform != "win32":
             folder = folder or Path(tempfile.gettempdir()) / f"hybridnas-{os.getuid()}"
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if folder.stat().st_uid != os.getuid():  # anyone may write where temporary files lie
+                raise RunError(f"{folder} belongs to another user: remove it, or name another folder by TMPDIR.")
             name = "cuda-0" if device == "cuda" else device.replace(":", "-")
             self._device, self._gate = (
                 os.open(folder / f"{name}.{kind}.lock", os.O_RDWR | os.O_CREAT, 0o600) for kind in ("device", "gate")

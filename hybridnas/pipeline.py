@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
@@ -26,10 +26,8 @@ from hybridnas.beginning import (
 )
 from hybridnas.comparing import compare_run
 from hybridnas.config import SearchConfig
-from hybridnas.cost.latency import DRIFT, Timer, available_cores
+from hybridnas.cost.latency import available_cores
 from hybridnas.cost.measure import Budget, Costing
-from hybridnas.cost.predict import context_of
-from hybridnas.cost.reference import reference_for
 from hybridnas.cost.table import Table
 from hybridnas.cost.targets import local_device
 from hybridnas.data.dataset import Dataset
@@ -46,6 +44,7 @@ from hybridnas.study.loop import Search
 from hybridnas.study.objective import Objective
 from hybridnas.study.run import Run, free_folder
 from hybridnas.study.storage import Storage
+from hybridnas.timing import about_timer, compare_with_last_time, open_timers, warn_of_drift
 from hybridnas.working import open_places, share_of_cores
 
 #: Of the allowed time, what is kept for confirming; and the seconds that exporting, timing what was exported and
@@ -112,12 +111,12 @@ def run_search(
         + (f", {len(designs)} designs to try first" if designs else "")
     )
 
-    timers = _timers(config, max(space.file.image_size), folder if resume else None, console)
+    timers = open_timers(config, max(space.file.image_size), folder if resume else None, console)
     if not resume:
-        _as_last_time(timers, config, console)
+        compare_with_last_time(timers, config, console)
     budget = Budget(config.budget_ms, config.budget_macs, config.budget_params)
     for timer in timers:
-        console.print(f"target {_about_timer(timer)}", soft_wrap=True)
+        console.print(f"target {about_timer(timer)}", soft_wrap=True)
     console.print(f"budget {budget}; training on {device}")
     end = started + config.time if config.time else float("inf")
     finish = FINISH_ONNX_S if timers[0].setting.takes_file else FINISH_S
@@ -184,15 +183,7 @@ def run_search(
     _draw(run, console)
     console.print(front_table(run))
     console.print(summary(run), highlight=False)
-    for timer in timers:
-        drift = timer.drift() - 1
-        if abs(drift) > DRIFT:
-            how = f"{abs(drift):.0%} {'slower' if drift > 0 else 'faster'}"
-            console.print(
-                f"warning: {timer.target} is {how} now than when the run began. Milliseconds are meant at the speed "
-                f"of then: its reference network in {timer.reference_ms:.3g} ms.",
-                style="bold",
-            )
+    warn_of_drift(timers, console)
     written = "best (model.py loads it), trials.csv, pareto.csv, pareto.png, figures, explorer.html"
     console.print(f"Written: {folder}/{written}", highlight=False)
     return run
@@ -246,12 +237,14 @@ def _load(source: Source, config: SearchConfig, image_size: int, console: Consol
 
 def _nothing_trained(search: Search, config: SearchConfig) -> ConfigError:
     """Why a search that ended has no accuracy at all."""
-    failed = [record for record in search.records if record.status == "failed"]
-    if failed:
+    trained = [record for record in search.records if record.status != "infeasible"]
+    failed = [record for record in trained if record.status == "failed"]
+    if failed == trained:
         return ConfigError(f"All {len(failed)} trainings failed; the last: {failed[-1].reason}.")
+    within = f" within {config.time:g} s" if config.time else ""
     return ConfigError(
-        f"--time {config.time or 0:g}: no training ended within it; allow more time, fewer --epochs or fewer "
-        "--train-images."
+        f"No training reached its last epoch{within}: go on with --resume and more --time, or begin anew with fewer "
+        "--epochs, fewer --train-images or a smaller --image-size."
     )
 
 
@@ -262,73 +255,6 @@ def _is_finished(folder: Path, search: Search) -> bool:
     except RunError:  # damaged: it is written anew
         return False
     return bool(result) and result.get("covers", covers(search)) == covers(search)  # older runs do not say
-
-
-def _timers(config: SearchConfig, image_size: int, folder: Path | None, console: Console) -> list[Timer]:
-    """A timer for each target; of a run that goes on, in the reference speed of its beginning."""
-    stored = read_environment(folder)["targets"] if folder else [{}] * len(config.targets)
-    assert config.threads
-    if len(stored) != len(config.targets):
-        raise RunError(f"{folder} is damaged: environment.json and config.json differ in their targets.")
-    timers = []
-    for target, then in zip(config.targets, stored, strict=True):
-        timer = Timer(
-            target,
-            runtime=config.runtime,
-            precision=config.precision,
-            batch_size=config.latency_batch_size,
-            threads=config.threads,
-            reference=reference_for(image_size),
-            reference_ms=then.get("reference_ms"),
-        )
-        if then and then["fingerprint"] != timer.fingerprint:
-            changed = [name for name, now in timer.machine.items() if then.get(name) != now and name != "clock_mhz"]
-            console.print(
-                f"warning: {target} is not what it was when the run began ({', '.join(changed)}): its figures of then "
-                "and of now cannot be compared.",
-                style="bold",
-            )
-        if (slowdown := timer.slowdown_by_threads()) > 1.5:
-            console.print(
-                f"warning: the machine is busy: {config.threads} threads are {slowdown:.1f} times slower than one. "
-                "Latencies will be too high; free its cores, or start with --threads 1.",
-                style="bold",
-            )
-        timers.append(timer)
-    return timers
-
-
-def _as_last_time(timers: Sequence[Timer], config: SearchConfig, console: Console) -> None:
-    """Compare the machine's speed with what the table remembers; a frozen table's speed is taken."""
-    with closing(Table()) as table:
-        for timer in timers:
-            before = table.reference_ms(context_of(timer))
-            if config.frozen_table:
-                if before is None:
-                    raise ConfigError(
-                        f"The table {table.path} has no times for this device and runtime; build it by "
-                        "`hybridnas table build`."
-                    )
-                timer.reference_ms = before
-            elif before is not None:
-                timer.read_on(before)
-                if (slower := timer.reference_ms / before - 1) > DRIFT:
-                    console.print(
-                        f"warning: {timer.target} is {slower:.0%} slower than last time: its reference network takes "
-                        f"{timer.reference_ms:.3g} ms, then {before:.3g} ms. Milliseconds are meant at the speed of "
-                        "now; if something else runs there, stop that and start again.",
-                        style="bold",
-                    )
-
-
-def _about_timer(timer: Timer) -> str:
-    setting, machine = timer.setting, timer.machine
-    device = machine.get("gpu") or machine.get("cpu") or ""
-    return (
-        f"{timer.target}{f' ({device})' if device else ''}, {setting.runtime} {setting.precision}, threads "
-        f"{setting.threads}, batch {setting.batch_size}; milliseconds at the speed of now: reference network in "
-        f"{timer.reference_ms:.3g} ms"
-    )
 
 
 @contextmanager

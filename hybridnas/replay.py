@@ -1,4 +1,4 @@
-"""`python -m hybridnas.replay`: compare samplers on recorded trainings, in seconds."""
+"""`python -m hybridnas.replay`: compare samplers on recorded trainings, in minutes."""
 
 from __future__ import annotations
 

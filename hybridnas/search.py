@@ -57,7 +57,8 @@ def search(
         bool,
         option(
             "--resume",
-            help="Go on with a run; only the time, --workers, what is compared and where things run may change.",
+            help="Go on with a run; only --time, --trials, --workers, --executor, --ray-address, --storage, "
+            "--baselines and --baseline-weights may change.",
             panel=RUN,
         ),
     ] = False,
@@ -114,7 +115,7 @@ def search(
             panel=RUN,
         ),
     ] = None,
-    epochs: Annotated[int | None, option(help="Of each short training.", panel=TRAINING)] = None,
+    epochs: Annotated[int | None, option(help="Of each short training. Default: 3.", panel=TRAINING)] = None,
     rungs: Annotated[
         str | None,
         option(
@@ -124,12 +125,14 @@ def search(
         ),
     ] = None,
     no_rungs: Annotated[bool, option("--no-rungs", help="Train all to the end.", panel=TRAINING)] = False,
-    batch_size: Annotated[int | None, option(help="Images a training step.", panel=TRAINING)] = None,
+    batch_size: Annotated[int | None, option(help="Images a training step. Default: 32.", panel=TRAINING)] = None,
     image_size: Annotated[
-        int | None, option(help="Pixels a side; replaces the image sizes of the space.", panel=TRAINING)
+        int | None,
+        option(help="Pixels a side; replaces the image sizes of the space. Default: the space's.", panel=TRAINING),
     ] = None,
     train_images: Annotated[
-        int | None, option(help="At most so many images a training epoch. Default: 4000.", panel=TRAINING)
+        int | None,
+        option(help="At most so many training images, the same in every epoch. Default: 4000.", panel=TRAINING),
     ] = None,
     max_bad: Annotated[
         int | None,

@@ -196,7 +196,9 @@ def _fill(predictor: Predictor, group: Sequence[Timing], leave_out: Callable[[st
     try:
         predictor.fill(group, leave_out=leave_out)
     except CannotRun as error:  # in the middle of timing, when nobody can say which
-        leave_out(f"one of {', '.join(str(timing.part) for timing in group)}: {error}")
+        reason = f"one of {', '.join(str(timing.part) for timing in group)}: {error}"
+        predictor.refuse(predictor.lacking(group), reason)
+        leave_out(reason)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Searches on recorded trainings: every architecture of a small closed space was trained and timed once for all.
 
-So a whole search replays in a second, and samplers are compared on real accuracies (experiments/tabular).
+So a whole search replays in seconds, and samplers are compared on real accuracies (experiments/tabular).
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class RecordedCosting(Costing):
         macs, params, ms = self._figures(architecture)
         return (Cost(macs, params, None, None, ms, "recorded", 1),)
 
-    def assess(self, architecture: Architecture, budget: Budget) -> tuple[Cost, ...]:
+    def assess(self, architecture: Architecture, budget: Budget, *, with_parts: bool = True) -> tuple[Cost, ...]:
         """What is on record, as a measurement."""
         macs, params, ms = self._figures(architecture)
         return (Cost(macs, params, ms, ms, ms, "recorded", 1),)

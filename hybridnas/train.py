@@ -18,7 +18,9 @@ WHAT, RECIPE, DATA = "Where it begins and ends", "Recipe", "Data and device"
 def train(
     architecture: Annotated[
         str | None,
-        typer.Argument(metavar="ARCH", help="A run folder, an architecture.json, or a design of the zoo."),
+        typer.Argument(
+            metavar="ARCH", help="The folder of a run or of a training, an architecture.json, or a design of the zoo."
+        ),
     ] = None,
     data: Annotated[
         str | None, option(help="As of search. Default: a run's own, else embedded images.", panel=DATA)
@@ -75,7 +77,13 @@ def train(
     given: dict[str, Any] = {name: value for name, value in locals().items() if value is not None}
     del given["resume"]
     if architecture is None and not resume:
-        raise typer.BadParameter("ARCH is missing: a run folder, an architecture.json, or a design of the zoo.")
+        raise typer.BadParameter(
+            "ARCH is missing: the folder of a run or of a training, an architecture.json, or a design of the zoo."
+        )
+    if resume and out is None and architecture is not None and (Path(architecture) / "checkpoint.pt").is_file():
+        raise typer.BadParameter(
+            f"ARCH is what was trained; to go on with a training, say --resume --out {architecture}."
+        )
 
     from hybridnas.config import TrainConfig
 

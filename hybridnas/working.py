@@ -37,7 +37,6 @@ def open_places(config: SearchConfig, trainer: Trainer, image_size: int, console
 
     Raises:
         WorkerError: processes that train cannot be started.
-        ConfigError: Ray is asked for and not installed.
     """
     setup = partial(_set_up, config, image_size, trainer.threads, trainer.dataset.fingerprint())
     if config.executor == "ray":

@@ -11,14 +11,14 @@ from pathlib import Path
 
 from murders import make_timer
 
-import hybridnas.pipeline
+import hybridnas.timing
 from hybridnas import SearchConfig, run_search
 from hybridnas.proxy.training import Trainer
 
 
 def main() -> None:
     space, data, folder, url, trials = sys.argv[1:]
-    hybridnas.pipeline.Timer = make_timer  # type: ignore[attr-defined, misc, assignment]
+    hybridnas.timing.Timer = make_timer  # type: ignore[attr-defined, misc, assignment]
     train = Trainer.train
 
     def slowly(*given, **named):  # type: ignore[no-untyped-def]

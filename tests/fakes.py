@@ -29,6 +29,7 @@ class CountingTimer(Timer):
         self.target = target
         self.setting = Setting()
         self.reference_ms = 1.0
+        self.measured = True
         self.slowness = slowness
         self.before = before
         self.networks = 0

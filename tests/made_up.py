@@ -33,6 +33,7 @@ class MadeUpTimer:
         self.reference_ms = 8.0
         self.factor = factor
         self.cannot = cannot
+        self.measured = True
         self.groups: list[list[tuple[nn.Module, Input]]] = []
 
     @property

@@ -19,8 +19,8 @@ import sqlalchemy  # noqa: F401
 from fakes import CountingTimer
 from rich.console import Console
 
-import hybridnas.pipeline
 import hybridnas.study.cost_aware  # noqa: F401
+import hybridnas.timing
 from hybridnas import SearchConfig, SearchSpace, run_search
 from hybridnas.cost.predict import Counter, Predictor
 from hybridnas.cost.table import Table
@@ -48,7 +48,7 @@ def search(config: SearchConfig, *, resume: bool) -> int:
 
 def main() -> None:
     space, data, folder, kills = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
-    hybridnas.pipeline.Timer = make_timer  # type: ignore[attr-defined, misc, assignment]
+    hybridnas.timing.Timer = make_timer  # type: ignore[attr-defined, misc, assignment]
     with closing(Table()) as table:
         fill_space(Predictor(Counter(table, 3), make_timer()), SearchSpace.load(space), Console(quiet=True))
 
@@ -58,7 +58,9 @@ def main() -> None:
         )
 
     assert os.waitpid(search(config("whole"), resume=False), 0)[1] == 0
-    generator = random.Random(int(time.time()))
+    seed = int(time.time())
+    print("seed", seed, flush=True)
+    generator = random.Random(seed)
     killed = 0
     while killed < kills:
         resume = (folder / "killed" / "config.json").exists()

@@ -64,6 +64,7 @@ class Warm:
 
 def _run(command: str, flags: list[str], said: tuple[Path, Path], environment: dict[str, str]) -> None:
     os.environ.update(environment)
+    os.setpgid(0, 0)  # as a shell does
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream, path in zip((sys.stdout, sys.stderr), said, strict=True):
         with path.open("wb") as file:

@@ -7,7 +7,8 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import huggingface_hub
 import pytest
@@ -22,9 +23,11 @@ from hybridnas.comparing import compare_run
 from hybridnas.data.loading import Loading
 from hybridnas.data.sources import open_source
 from hybridnas.errors import TrainingFailed
+from hybridnas.proxy.evaluation import Outcome, Task
 from hybridnas.proxy.training import Design, Recipe, Trainer, TrainingResult, in_layout, made
 from hybridnas.report.tables import summary
 from hybridnas.study import baselines
+from hybridnas.study.baselines import Baseline
 from hybridnas.study.confirm import margin_of_difference
 from hybridnas.zoo import of_timm
 from hybridnas.zoo.of_timm import BACKBONES, TimmModel, cached_weights
@@ -42,7 +45,7 @@ def _small_worlds() -> Any:
         patch.setattr("hybridnas.comparing.LEAST_S", 0.0)
         patch.setattr("hybridnas.comparing.MOST_FINDING_S", 1e9)
         patch.setattr(baselines, "LEAST_S", 0.0)
-        patch.setattr("hybridnas.pipeline.Timer", lambda target, **_: CountingTimer(target))
+        patch.setattr("hybridnas.timing.Timer", lambda target, **_: CountingTimer(target))
         yield
 
 
@@ -134,11 +137,38 @@ def test_without_time_it_is_said_and_nothing_trained(settings: dict[str, Any], t
 class _Ended:
     """Of a search that ended, what writing its result asks for."""
 
-    spent: dict[str, float] = {}
+    spent: ClassVar[dict[str, float]] = {"baselines": 0.0}
 
     class trainer:  # noqa: N801
         class dataset:  # noqa: N801
             validation = range(60)
+
+
+def test_another_takes_the_place_of_one_that_failed_among_three_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    candidates = [Baseline(f"{i}", "zoo", zoo.load("levit_128"), 1, 1, 1.0) for i in range(4)]
+    begun: list[int] = []
+
+    class Places:
+        num_places = 3
+
+        def submit(self, task: Task) -> None:
+            begun.append(task.number)
+
+        def wait(self, on_step: object) -> tuple[Task, object]:
+            number = next(i for i in begun if i not in ended)
+            ended.append(number)
+            task = SimpleNamespace(number=number, weights=Path("w"), recipe=Recipe(2))
+            return task, TrainingFailed("diverged") if number == 0 else Outcome((0.5,), 1.0)  # type: ignore[return-value]
+
+    ended: list[int] = []
+    monkeypatch.setattr(baselines, "NUM_SEEDS", 1)
+    monkeypatch.setattr(baselines, "_least_seconds", lambda search, each: 0.0)
+    monkeypatch.setattr(baselines, "_test_accuracy", lambda search, design, weights: 0.5)
+    monkeypatch.setattr(baselines, "_task", lambda search, each, place, number, left: SimpleNamespace(number=place))
+    search = SimpleNamespace(places=Places(), trainer=SimpleNamespace(dataset=SimpleNamespace(num_classes=3)))
+    said = baselines.train_baselines(search, candidates, lambda: 100.0, print, lambda: None)  # type: ignore[arg-type]
+    assert [each.accuracies for each in candidates] == [[], [0.5], [0.5], []] and begun == [0, 1, 2]
+    assert said == ["0 was left out: diverged."]
 
 
 def weights_of(model: torch.nn.Module, file: Path) -> Path:

@@ -15,7 +15,7 @@ import murders
 import pandas as pd
 import psutil
 import pytest
-from processes import SECONDS, Warm, start, wait_for_rows
+from processes import SECONDS, Warm, wait_for_rows
 
 from hybridnas import Run, SearchConfig, run_search
 from hybridnas.errors import BudgetError, ConfigError, RunError, UserError
@@ -44,7 +44,7 @@ def finished(tmp_path_factory, space_file, npz_file) -> Path:
     """A run that ended, made without a clock."""
     folder = tmp_path_factory.mktemp("finished") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hybridnas.pipeline.Timer", murders.make_timer)
+        patch.setattr("hybridnas.timing.Timer", murders.make_timer)
         run_search(SearchConfig(space=str(space_file), data=str(npz_file), epochs=1, trials=6, threads=1, out=folder))
     return folder
 
@@ -59,7 +59,7 @@ def test_a_torn_file_is_written_anew_or_said(finished, tmp_path, monkeypatch, to
     shutil.copytree(finished, folder)
     content = (folder / torn).read_bytes()
     (folder / torn).write_bytes(content[: int(share * len(content))])
-    monkeypatch.setattr("hybridnas.pipeline.Timer", murders.make_timer)
+    monkeypatch.setattr("hybridnas.timing.Timer", murders.make_timer)
     try:
         run_search(SearchConfig(out=folder, trials=7), resume=True)
     except UserError as error:
@@ -77,7 +77,7 @@ def test_a_torn_file_is_written_anew_or_said(finished, tmp_path, monkeypatch, to
 def test_without_its_study_a_run_does_not_begin_anew(finished, tmp_path, monkeypatch):
     folder = shutil.copytree(finished, tmp_path / "run")
     (folder / "study.db").unlink()
-    monkeypatch.setattr("hybridnas.pipeline.Timer", murders.make_timer)
+    monkeypatch.setattr("hybridnas.timing.Timer", murders.make_timer)
     with pytest.raises(RunError, match=r"has trials in trials.csv and none in .*study.db: put back what had them"):
         run_search(SearchConfig(out=folder, trials=7), resume=True)
     assert (folder / "trials.csv").read_bytes() == (finished / "trials.csv").read_bytes()
@@ -86,7 +86,7 @@ def test_without_its_study_a_run_does_not_begin_anew(finished, tmp_path, monkeyp
 
 def test_killed_while_it_confirmed_it_confirms_when_it_goes_on(finished, tmp_path, monkeypatch):
     folder = shutil.copytree(finished, tmp_path / "run")
-    monkeypatch.setattr("hybridnas.pipeline.Timer", murders.make_timer)
+    monkeypatch.setattr("hybridnas.timing.Timer", murders.make_timer)
 
     def killed(*given):
         raise KeyboardInterrupt
@@ -104,7 +104,7 @@ def test_killed_while_it_confirmed_it_confirms_when_it_goes_on(finished, tmp_pat
 
 def test_a_winner_stays_where_none_that_is_timed_anew_holds_the_budget(finished, tmp_path, monkeypatch):
     folder = shutil.copytree(finished, tmp_path / "run")
-    monkeypatch.setattr("hybridnas.pipeline.Timer", murders.make_timer)
+    monkeypatch.setattr("hybridnas.timing.Timer", murders.make_timer)
 
     def none_holds(*given):
         raise BudgetError("None holds it.")
@@ -129,7 +129,7 @@ def test_a_second_search_in_one_folder_is_refused(finished, tmp_path, space_file
 def test_a_clock_that_steps_back(tmp_path, monkeypatch, space_file, npz_file):
     clock, calls = time.time, []
     monkeypatch.setattr("time.time", lambda: clock() - 3600 * len(calls))
-    monkeypatch.setattr("hybridnas.pipeline.Timer", murders.make_timer)
+    monkeypatch.setattr("hybridnas.timing.Timer", murders.make_timer)
     monkeypatch.setattr(Storage, "add", lambda *given, add=Storage.add: (calls.append(0), add(*given)))
     config = SearchConfig(
         space=str(space_file), data=str(npz_file), epochs=1, trials=4, threads=1, time=600, baselines="none"
@@ -175,16 +175,19 @@ def test_workers_and_then_their_driver_are_killed(tmp_path, with_workers):
     assert {*before.key} <= {*after.key} and after.key.nunique() == len(after) == 8
 
 
-@pytest.mark.parametrize("times", [1, 2])
-def test_ctrl_c_once_ends_it_cleanly_and_twice_at_once(tmp_path, with_workers, times):
-    process = start(*with_workers)
+@pytest.mark.parametrize(
+    ("sent", "times", "seconds"), [(signal.SIGINT, 1, 10), (signal.SIGTERM, 1, 10), (signal.SIGINT, 2, 4)]
+)
+def test_ctrl_c_or_sigterm_once_ends_it_cleanly_and_twice_at_once(tmp_path, with_workers, sent, times, seconds):
+    """Sent to the whole group, as a terminal and SLURM do."""
+    process = Warm(*with_workers)
     wait_for_rows(tmp_path / "run" / "trials.csv", 1)
     workers, begun = workers_of(process), time.monotonic()
     for _ in range(times):
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, sent)
         time.sleep(0.2)
     _, err = process.communicate(timeout=SECONDS)
-    assert time.monotonic() - begun < 10 and process.returncode in (130, -signal.SIGINT)
+    assert time.monotonic() - begun < seconds and process.returncode in (130, -sent)
     assert "Traceback" not in err or times == 2
     _, alive = psutil.wait_procs(workers, timeout=10)
     assert not alive
@@ -200,10 +203,10 @@ def workers_of(process: subprocess.Popen[str] | Warm) -> list[psutil.Process]:
 
 def test_a_frozen_table_that_lacks_what_is_needed(tmp_path, monkeypatch, space_file, npz_file):
     monkeypatch.setenv("HYBRIDNAS_CACHE", str(tmp_path))
-    monkeypatch.setattr("hybridnas.pipeline.Timer", murders.make_timer)
+    monkeypatch.setattr("hybridnas.timing.Timer", murders.make_timer)
     config = SearchConfig(space=str(space_file), data=str(npz_file), epochs=1, trials=3, threads=1, frozen_table=True)
-    with pytest.raises(ConfigError, match="has no times for this device and runtime; build it by"):
+    with pytest.raises(ConfigError, match="has no times of cpu in this runtime, precision, number of threads"):
         run_search(config.model_copy(update={"out": tmp_path / "a"}))
     run_search(config.model_copy(update={"out": tmp_path / "b", "frozen_table": False, "trials": 1}))
-    with pytest.raises(ConfigError, match=r"--frozen-table: the table has no time for .* --num-classes 3`"):
+    with pytest.raises(ConfigError, match=r"--frozen-table: the table has no time for .* --num-classes 3`;"):
         run_search(config.model_copy(update={"out": tmp_path / "c"}))

@@ -40,6 +40,7 @@ FLOORS = {
     "report": 5,
     "export": 5,
     "pipeline": 6,
+    "timing": 6,
     "finishing": 6,
     "comparing": 6,
     "profiling": 6,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,11 +20,13 @@ from hybridnas import Architecture, Run, SearchConfig, SearchSpace, run_search
 from hybridnas.beginning import read_environment, stored_space
 from hybridnas.config import TrainConfig
 from hybridnas.errors import UserError
+from hybridnas.full_training import train_model
+from hybridnas.predicting import Predictor
 from hybridnas.proxy.training import read_state
 from hybridnas.starting import read_training, start
 from hybridnas.study.run import read_settings
 
-#: Of each kind of file; 2,000 between them.
+#: Of each kind of file; over 2,000 between them.
 EXAMPLES = 200
 
 SPACE = """\
@@ -43,7 +46,7 @@ SCALARS = st.one_of(
     st.integers(-(2**70), 2**70),
     st.floats(),
     st.text(max_size=6),
-    st.sampled_from(["conv", "global", "1e999", "!!python/object/apply:os.system [touch run]", "../..", "\x00"]),
+    st.sampled_from(["conv", "global", "1e999", "!!python/object/apply:os.system [touch entered]", "../..", "\x00"]),
 )
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner))
 
@@ -81,7 +84,7 @@ def mutations(draw, content: bytes, tree: object = None) -> bytes:
 def finished(tmp_path_factory, space_file, npz_file) -> Path:
     folder = tmp_path_factory.mktemp("finished") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hybridnas.pipeline.Timer", murders.make_timer)
+        patch.setattr("hybridnas.timing.Timer", murders.make_timer)
         patch.chdir(folder.parent)
         run_search(SearchConfig(space=str(space_file), data=str(npz_file), epochs=2, trials=4, threads=1, out=folder))
     return folder
@@ -104,6 +107,8 @@ READERS: dict[str, Callable[[Path], object]] = {
     "trials.csv": lambda folder: look_at(Run.load(folder)),
     "result.json": lambda folder: look_at(Run.load(folder)),
     "best/architecture.json": lambda folder: Run.load(folder).best_model(),
+    "best/labels.json": lambda folder: Predictor.open(folder),
+    "best/preprocessing.json": lambda folder: Predictor.open(folder),
     "best/weights.safetensors": lambda folder: (
         Run.load(folder).best_model(),
         start(TrainConfig(architecture=str(folder), pretrained=str(folder / "best" / "weights.safetensors"))),
@@ -166,6 +171,37 @@ def test_stopped_trainings(tmp_path):
             assert "\n" not in str(error)
 
     read()
+
+
+class Bomb:
+    """What a pickle may do when it is opened."""
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, ("touch entered",)
+
+
+def test_nothing_in_a_file_is_run(finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"identity": {"seed": 0}, "model": Bomb()}, tmp_path / "stopped.pt")
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / "stopped.pt", weights_only=True)
+    assert read_state(tmp_path / "stopped.pt", {"seed": 0}) == {}
+    training = tmp_path / "training"
+    training.mkdir()
+    (tmp_path / "stopped.pt").rename(training / "checkpoint.pt")
+    config = TrainConfig(architecture="resnet50", data="synthetic", epochs=1, out=training)
+    (training / "config.json").write_text(config.model_dump_json())
+    with pytest.raises(UserError):
+        train_model(TrainConfig(out=training), resume=True)
+    tag = "image_size: !!python/object/apply:os.system [touch entered]\n"
+    with pytest.raises(UserError, match="fuzz.yaml"):
+        SearchSpace.parse(SPACE.replace("image_size: 16\n", tag), name="fuzz", file="fuzz.yaml")
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    (run / "space.yaml").write_text(tag)
+    with pytest.raises(UserError):
+        stored_space(SearchConfig(space="small"), run)
+    assert sorted(os.listdir(tmp_path)) == ["run", "training"]
 
 
 def test_an_architecture_that_is_no_text_of_ours() -> None:

@@ -1,11 +1,13 @@
 """Who times has the device alone, across processes; who trains shares it, and lets a waiting timer go first."""
 
+import os
 import subprocess
 import sys
 import time
 
 import pytest
 
+from hybridnas.errors import RunError
 from hybridnas.locks import DeviceLock
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
@@ -66,6 +68,13 @@ def test_a_process_that_dies_leaves_no_lock(tmp_path):
     assert waited("alone", tmp_path) < 30
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="gives a folder away")
+def test_a_folder_of_locks_that_is_another_users(tmp_path):
+    os.chown(tmp_path, 12345, 12345)
+    with pytest.raises(RunError, match="belongs to another user: remove it, or name another folder by TMPDIR"):
+        DeviceLock("cpu", tmp_path)
+
+
 def test_devices_are_locked_apart(tmp_path):
     with child("alone", tmp_path, 60) as process:
         with DeviceLock("cuda:0", tmp_path).alone():
@@ -98,3 +107,17 @@ def test_training_waits_while_another_process_times(tmp_path, monkeypatch, npz_f
     with child("alone", tmp_path, 3) as process:
         trainer.train(small, training.Recipe(1, batch_size=50), seed=0, on_step=lambda _: steps.append(process.poll()))
     assert steps and None not in steps  # no step ended before the timer had
+
+
+def test_timing_waits_while_another_process_trains(tmp_path, monkeypatch):
+    from torch import nn
+
+    from hybridnas.cost import targets
+    from hybridnas.cost.latency import Timer
+
+    monkeypatch.setattr(targets, "DeviceLock", lambda device: DeviceLock(device, tmp_path))
+    timer = Timer("cpu", threads=1, reference="small")
+    with child("shared", tmp_path, 3):
+        begun = time.monotonic()
+        timer.measure(nn.Conv2d(3, 4, 3), 16, seconds=0.1)
+        assert time.monotonic() - begun > 1.5  # of the three seconds, less a slow machine's

@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, space_file: Path, npz_file:
     folder = tmp_path_factory.mktemp("examples")
     config = SearchConfig(space=str(space_file), data=str(npz_file), epochs=1, trials=4, threads=1, budget_ms=1000)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hybridnas.pipeline.Timer", murders.make_timer)
+        patch.setattr("hybridnas.timing.Timer", murders.make_timer)
         run_search(config.model_copy(update={"out": folder / "runs" / "example"}))
     return folder
 

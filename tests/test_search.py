@@ -22,7 +22,7 @@ from processes import SECONDS, Warm, start, wait_for_rows
 from hybridnas import Architecture, Run, SearchConfig, Stage, Stem, Transition, run_search
 from hybridnas.cli import exit_code
 from hybridnas.cost.latency import Latency
-from hybridnas.errors import RunError, TargetError
+from hybridnas.errors import CannotRun, RunError, TargetError
 from hybridnas.model import HybridNet
 from hybridnas.pipeline import _draw
 from hybridnas.report.__main__ import app as report_app
@@ -111,11 +111,42 @@ class Liar(CountingTimer):
         return replace(latency, high=1000 * latency.high, p50=(1 + 999 * (self.finals % 2)) * latency.p50)
 
 
+class Breaks(CountingTimer):
+    """Cannot run the first network that is timed again, nor the first that was exported."""
+
+    def __init__(self, target: str, **_: object) -> None:
+        super().__init__(target)
+        self.again = self.finals = 0
+
+    def measure(self, model: Opened, image_size: int, **_: object) -> Latency:  # type: ignore[override]
+        self.again += 1
+        if self.again == 1:
+            raise CannotRun("it broke")
+        return super().measure(model, image_size)
+
+    def measure_apart(self, model: Opened, image_size: int, **_: object) -> Latency:  # type: ignore[override]
+        self.finals += 1
+        if self.finals == 1:
+            raise CannotRun("no such operator")
+        return super().measure_apart(model, image_size)
+
+
+def test_a_design_that_cannot_be_run_at_the_end_is_passed_over(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("hybridnas.timing.Timer", Breaks)
+    assert exit_code(app, [*arguments, "--trials", "6", "--budget-ms", "100"]) == 0
+    said = capsys.readouterr().out
+    assert "cannot be run when timed again: it broke" in said
+    (number,) = re.findall(r"trial (\d+) cannot be exported: no such operator; trying the next", said)
+    assert int(number) != Run.load(Path(arguments[1])).best.number
+
+
 @pytest.mark.parametrize("liars", [2, 1000])
 def test_the_next_best_takes_the_place_of_what_does_not_hold_the_budget(
     liars: int, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("hybridnas.pipeline.Timer", Liar)
+    monkeypatch.setattr("hybridnas.timing.Timer", Liar)
     monkeypatch.setattr(Liar, "liars", liars)
     code = exit_code(app, [*arguments, "--trials", "6", "--budget-ms", "100"])
     folder = Path(arguments[1])
@@ -148,7 +179,7 @@ def test_a_target_that_is_gone_leaves_a_run_to_resume(
         if len(opened) == 4:
             raise TargetError("The target cpu stopped answering")
 
-    monkeypatch.setattr("hybridnas.pipeline.Timer", lambda target, **_: CountingTimer(target, before=dies))
+    monkeypatch.setattr("hybridnas.timing.Timer", lambda target, **_: CountingTimer(target, before=dies))
     assert exit_code(app, [*arguments, "--trials", "6"]) == 2
     assert capsys.readouterr().err == "hybridnas: The target cpu stopped answering\n"
     folder = Path(arguments[1])
@@ -170,7 +201,7 @@ def test_a_machine_slower_than_last_time_is_said(
         timers[-1].reference_ms = [1.0, 1.4, 1.5][len(timers) - 1]
         return timers[-1]
 
-    monkeypatch.setattr("hybridnas.pipeline.Timer", timer)
+    monkeypatch.setattr("hybridnas.timing.Timer", timer)
     warned = []
     for i in range(3):
         assert exit_code(app, [*arguments, "--trials", "1", "--out", str(tmp_path / f"run-{i}")]) == 0
@@ -183,7 +214,7 @@ def test_a_machine_slower_than_last_time_is_said(
 def test_two_targets_give_a_front_each(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("hybridnas.pipeline.Timer", lambda target, **_: CountingTimer(target, len(target)))
+    monkeypatch.setattr("hybridnas.timing.Timer", lambda target, **_: CountingTimer(target, len(target)))
     targets = ["--target", "cpu", "--target", "ssh://pi@edge"]
     assert exit_code(app, [*arguments, *targets, "--trials", "5", "--budget-ms", "50", "--budget-ms", "500"]) == 0
     run = Run.load(Path(arguments[1]))
@@ -296,6 +327,7 @@ def test_resume_refuses_other_data_under_the_same_name(finished: Path, tmp_path:
     ("flags", "sentence"),
     [
         (["--trials", "-1"], "--trials: input should be greater than or equal to 1, got -1."),
+        (["--workers", "0"], "--workers: input should be greater than or equal to 1, got 0."),
         (["--trials", "many"], "Invalid value for '--trials'"),
         (["--epochs", "0"], "--epochs: input should be greater than or equal to 1, got 0."),
         (["--budget-ms", "0"], "--budget-ms: input should be greater than 0, got 0"),
@@ -307,8 +339,8 @@ def test_resume_refuses_other_data_under_the_same_name(finished: Path, tmp_path:
         (["--data", "nowhere"], "--data nowhere does not exist"),
         (["--device", "cuda:99"], "The device 'cuda:99' is not on this machine"),
         (["--target", "toaster"], "Unknown device 'toaster'"),
-        (["--target", "cpu", "--target", "cpu"], "--target: names a device twice"),
-        (["--budget-ms", "5"], "--budget-ms: give one for all, or one for each of the 0 targets, got 2"),
+        (["--target", "cpu", "--target", "cpu"], "--target: names a device twice.\n"),
+        (["--budget-ms", "5"], "--budget-ms: give one, or as many as --target, got 2 for 1."),
         (["--rungs", "3,1"], "--rungs: must rise, got 3,1."),
         (["--rungs", "one"], "--rungs: must be numbers of epochs such as 1,3,9, got 'one'."),
         (["--rungs", "0,1"], "--rungs: input should be greater than or equal to 1"),

@@ -245,13 +245,15 @@ def test_a_training_stopped_in_its_first_epoch_begins_anew(train, monkeypatch):
     assert train("--resume", what=None, data=None)[0] == 0
 
 
-def test_what_a_resumed_training_refuses(train, design, npz_file, tmp_path):
+def test_what_a_resumed_training_refuses(train, design, npz_file, tmp_path, capsys):
     assert train("--epochs", 1)[0] == 0
     folder = tmp_path / "out"
     code, _, err = train("--resume", "--epochs", 5, what=None)
     assert code == 2 and "--epochs was 1 in this run and cannot become 5: --resume may change nothing" in err
     code, _, err = train("--resume", what=design.parent / "other.json")
     assert code == 2 and err.startswith("hybridnas: ARCH was ")
+    assert exit_code(app, [str(folder), "--resume"]) == 2
+    assert f"to go on with a training, say --resume --out {folder}." in capsys.readouterr().err
     design.rename(design.with_suffix(".away"))  # the folder has its own
     assert train("--resume", what=None, data=None)[0] == 0
     design.with_suffix(".away").rename(design)

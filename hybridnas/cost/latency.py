@@ -81,6 +81,7 @@ class Timer:
         self.target = target
         self.setting = Setting(runtime, precision, batch_size, threads, reference)
         self._target = open_target(target, self.setting)
+        self.measured = reference_ms is None
         self.reference_ms = reference_ms or self._calibrate()
 
     def _calibrate(self) -> float:
@@ -98,9 +99,7 @@ class Timer:
             time.sleep(READING_PAUSE_S)
             self.reference_ms = min(self.reference_ms, self._target.reference_ms())
 
-    def measure(
-        self, model: Model, image_size: int, *, seconds: float = SECONDS, min_turns: int = MIN_TURNS
-    ) -> Latency:
+    def measure(self, model: Model, image_size: int, *, seconds: float = SECONDS) -> Latency:
         """Time `model`, as it is given, until its interval is under 2 % or `seconds` are over.
 
         Args:
@@ -108,14 +107,13 @@ class Timer:
                 what runs on the device.
             image_size: Pixels a side of what it is given.
             seconds: Warm-up and the first turns not counted.
-            min_turns: Turns with the reference, whatever the time.
 
         Raises:
             CannotRun: the target cannot run this network; the message is the reason.
             TargetError: the target is gone, and stayed so.
         """
         opened = self.open(model, Input((self.setting.batch_size, 3, image_size, image_size)))
-        return self.measure_opened([opened], seconds=seconds, min_turns=min_turns)[0]
+        return self.measure_opened([opened], seconds=seconds)[0]
 
     def measure_apart(self, model: Model, image_size: int, *, sittings: int, seconds: float, pause: float) -> Latency:
         """As `measure`, several times with pauses between: a neighbour on the machine often stays for some seconds.
@@ -144,11 +142,9 @@ class Timer:
         """
         return self._target.open(model, given)
 
-    def measure_opened(
-        self, opened: Sequence[Any], *, seconds: float = SECONDS, min_turns: int = MIN_TURNS
-    ) -> list[Latency]:
+    def measure_opened(self, opened: Sequence[Any], *, seconds: float = SECONDS) -> list[Latency]:
         """Time several networks or parts together, in turns: as `measure`, for the time of one and a little."""
-        every = self._target.take_turns(opened, seconds=seconds, min_turns=min_turns)
+        every = self._target.take_turns(opened, seconds=seconds, min_turns=MIN_TURNS)
         return [self._latency(turns) for turns in every]
 
     def _latency(self, turns: list[probe.Turn]) -> Latency:

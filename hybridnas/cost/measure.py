@@ -10,7 +10,7 @@ from hybridnas.cost.latency import Latency, Timer
 from hybridnas.cost.parts import parts_of
 from hybridnas.cost.predict import Counter, Predictor
 from hybridnas.cost.table import Table
-from hybridnas.errors import ConfigError
+from hybridnas.errors import CannotRun, ConfigError
 
 #: How far under a budget in milliseconds a median must stay: what two timings of one network, minutes apart, differ by
 #: (experiments/latency).
@@ -149,11 +149,11 @@ class Costing:
             return None
         return self._predicted(architecture)
 
-    def assess(self, architecture: Architecture, budget: Budget) -> tuple[Cost, ...]:
+    def assess(self, architecture: Architecture, budget: Budget, *, with_parts: bool = True) -> tuple[Cost, ...]:
         """What it costs on every target, as far as needed to tell whether it holds the budget.
 
         Nothing is timed of which the counts, or the whole interval of a prediction, tell. The rest is timed for real.
-        Parts that the table lacks are timed on the way, in turns with the network.
+        Parts that the table lacks are timed on the way, in turns with the network, if others may have these parts.
 
         Raises:
             ConfigError: the table is frozen and lacks a part.
@@ -172,7 +172,7 @@ class Costing:
                 if not bound or foreseen.low > bound or foreseen.high * (1 + MARGIN) <= bound:
                     costs[i] = replace(costs[i], predicted_ms=foreseen.ms)
                     continue
-            costs[i] = self._timed(architecture, i, costs[i])
+            costs[i] = self._timed(architecture, i, costs[i], with_parts=with_parts)
         return self._by_stage(architecture, costs)
 
     def measure(self, architecture: Architecture, costs: Sequence[Cost]) -> tuple[Cost, ...]:
@@ -190,9 +190,9 @@ class Costing:
         ]
         return self._by_stage(architecture, every)
 
-    def _timed(self, architecture: Architecture, target: int, cost: Cost) -> Cost:
+    def _timed(self, architecture: Architecture, target: int, cost: Cost, *, with_parts: bool = True) -> Cost:
         # Each call of a program is dear: its parts are timed only by `table build`.
-        with_parts = not cost.target.startswith("command:")
+        with_parts = with_parts and not cost.target.startswith("command:")
         latency, expected = self.predictors[target].measure(architecture, seconds=SEARCH_S, with_parts=with_parts)
         return timed(cost, latency, expected.ms if expected else None)
 
@@ -209,11 +209,18 @@ class Costing:
 
     def _read(self, architecture: Architecture) -> tuple[Cost, ...]:
         for predictor in self.predictors:
-            for lacking in predictor.missing([architecture])[:1]:
+            missing = predictor.missing([architecture])
+            refused = predictor.table.refusals(predictor.context) if missing else {}
+            for lacking in missing:
+                if lacking.key in refused:
+                    continue
                 raise ConfigError(
                     f"--frozen-table: the table has no time for {lacking.part} on {predictor.timer.target}; build it "
-                    f"for the whole space by `hybridnas table build SPACE --num-classes {self.counter.num_classes}`."
+                    f"for the whole space by `hybridnas table build SPACE --num-classes {self.counter.num_classes}`; "
+                    "an --image-size must stand in the space's file."
                 )
+            if missing:
+                raise CannotRun(refused[missing[0].key])
         return self._by_stage(architecture, self._predicted(architecture))
 
     def _predicted(self, architecture: Architecture) -> tuple[Cost, ...]:

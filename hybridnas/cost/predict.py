@@ -88,7 +88,8 @@ class Predictor:
         self.context = context_of(timer)
         self._times = self.table.times(self.context)
         self._networks = self.table.networks(self.context)
-        self.table.add_machine(self.context, timer.environment)
+        if timer.measured or self.table.reference_ms(self.context) is None:
+            self.table.add_machine(self.context, timer.environment)
         self.recalibrate()
 
     def timings(self, architecture: Architecture) -> dict[Timing, float]:
@@ -119,6 +120,11 @@ class Predictor:
         """What the table lacks of these, each once."""
         return [timing for timing in dict.fromkeys(timings) if timing.key not in self._times]
 
+    def refuse(self, timings: Iterable[Timing], reason: str) -> None:
+        """Keep that the target cannot run some parts."""
+        for timing in timings:
+            self.table.add_refusal(self.context, timing.key, reason)
+
     def knows(self, architecture: Architecture) -> bool:
         """Whether the calibration has learnt from the network."""
         return architecture.key in self._networks
@@ -148,6 +154,7 @@ class Predictor:
                 except CannotRun as error:
                     if leave_out is None:
                         raise
+                    self.refuse([timing], str(error))
                     leave_out(str(error))
             if opened:
                 opened |= self._open_call()

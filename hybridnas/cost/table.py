@@ -32,9 +32,11 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS counts (code TEXT, part TEXT, count TEXT, PRIMARY KEY (code, part)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS machines (context TEXT PRIMARY KEY, machine TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS times (context TEXT, part TEXT, time TEXT, PRIMARY KEY (context, part)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS refusals (context TEXT, part TEXT, reason TEXT, PRIMARY KEY (context, part)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS networks (context TEXT, network TEXT, parts TEXT, ratio REAL, PRIMARY KEY (context, network))
     WITHOUT ROWID;
 """
+OF_CONTEXTS = ("machines", "times", "refusals", "networks")
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,14 @@ class Table:
         """Keep a part's time."""
         self._write("INSERT OR REPLACE INTO times VALUES (?, ?, ?)", context, part, json.dumps(asdict(time)))
 
+    def refusals(self, context: str) -> dict[str, str]:
+        """Why parts could not be run in a context, by timed part."""
+        return dict(self._rows("SELECT part, reason FROM refusals WHERE context = ?", context))
+
+    def add_refusal(self, context: str, part: str, reason: str) -> None:
+        """Keep that a part cannot be run, which a frozen table must tell from one that was never tried."""
+        self._write("INSERT OR REPLACE INTO refusals VALUES (?, ?, ?)", context, part, reason)
+
     def networks(self, context: str) -> dict[str, Timed]:
         """All networks that were timed in a context, by key."""
         rows = self._rows("SELECT network, parts, ratio FROM networks WHERE context = ?", context)
@@ -170,7 +180,7 @@ class Table:
         with self._explained(), closing(sqlite3.connect(path, isolation_level=None)) as file:
             self._file.backup(file)
             marks = ", ".join("?" for _ in contexts)
-            for name in ("machines", "times", "networks"):
+            for name in OF_CONTEXTS:
                 file.execute(f"DELETE FROM {name} WHERE context NOT IN ({marks})", contexts)
             file.execute("PRAGMA journal_mode=DELETE")
             file.execute("VACUUM")
@@ -182,10 +192,10 @@ class Table:
     def clear(self, context: str | None = None) -> None:
         """Forget the times of one context, or everything."""
         if context is not None:
-            for name in ("machines", "times", "networks"):
+            for name in OF_CONTEXTS:
                 self._write(f"DELETE FROM {name} WHERE context = ?", context)
             return
-        for name in ("counts", "machines", "times", "networks"):
+        for name in ("counts", *OF_CONTEXTS):
             self._write(f"DELETE FROM {name}")
 
     def _write_ahead(self) -> None:

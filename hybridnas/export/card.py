@@ -86,7 +86,7 @@ hybridnas predict . IMAGE...      # or, without hybridnas: python model.py IMAGE
 ```python
 from model import model, preprocess, read_image   # model.py needs torch and timm
 
-scores = model(preprocess(read_image("photo.jpg")[None]))   # (1, {len(names)}); model.deploy() is what was timed
+scores = model(preprocess(read_image("photo.jpg")[None]))   # (1, {len(names)}); model.deploy() is the fused form
 ```
 
 ## Train it again

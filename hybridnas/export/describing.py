@@ -42,6 +42,11 @@ def trial_card(run: Run, number: int) -> Card:
     figures |= _sizes(int(row.macs), int(row.params))
     figures["seeds"] = f"{run.config.seed} of the search, {row.seed} of the trial"
     limits = [SHORT, ONE_DATA, ONE_MACHINE]
+    if run.config.precision != "fp32":
+        limits.append(
+            f"Its milliseconds are those of {run.config.precision}; its accuracy, and the files that `hybridnas "
+            "export` writes, are of fp32."
+        )
     return Card(
         f"It is trial {number}, {'the winner' if winner else 'one'} of {len(run.trials)} architectures that a search "
         "by hybridnas tried.",

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from hybridnas.cost.runtimes import Input, Setting, to_onnx
-from hybridnas.errors import HybridNasError
+from hybridnas.errors import CannotRun
 from hybridnas.export.bundle import difference
 from hybridnas.files import write_atomic
 from hybridnas.model import HybridNet, image_batch
@@ -25,8 +25,7 @@ def export_onnx(model: HybridNet, folder: Path, setting: Setting) -> None:
     What is compared is an fp32 file, where onnxruntime is installed: fewer bits give other scores by design.
 
     Raises:
-        CannotRun: the network has no ONNX form.
-        HybridNasError: the file's scores are not torch's; it is removed.
+        CannotRun: the network has no ONNX form, or the file's scores are not torch's; it is removed.
     """
     size = model.architecture.image_size
     shape = (setting.batch_size, 3, size, size)
@@ -44,4 +43,4 @@ def export_onnx(model: HybridNet, folder: Path, setting: Setting) -> None:
     error = difference(torch.from_numpy(found), expected)
     if not error <= TOLERANCE:
         (folder / FILE).unlink()
-        raise HybridNasError(f"{FILE} differs from the trained network by {error:.2g}: it was not exported.")
+        raise CannotRun(f"{FILE} differs from the trained network by {error:.2g}")

@@ -292,9 +292,9 @@ def read_state(checkpoint: Path | None, identity: dict[str, Any]) -> dict[str, A
         return {}
     try:
         state: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except Exception:  # on a damaged file the unpickler stumbles in any way
+        return state if state["identity"] == identity else {}
+    except Exception:  # on a damaged file the unpickler stumbles in any way, and any value may stand there
         return {}
-    return state if state.get("identity") == identity else {}
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from hybridnas.errors import NotDrawn
-from hybridnas.report.style import COLOURS, GREY, INK, SMALL, WIDTH, name_points, said, styled
+from hybridnas.report.style import COLOURS, GREY, INK, SMALL, WIDTH, Drawn, name_points, said, styled
 from hybridnas.study.run import Run
 
 #: What counts as foreseen.
@@ -66,7 +66,7 @@ def latency_figure(run: Run) -> Figure:
     """
     targets = run.config.targets or ("the target",)
     every = [foreseen(run, target) for target in targets]
-    figure = Figure(figsize=(WIDTH, 0.4 + 3.6 * len(targets)), layout="constrained")
+    figure = Drawn(figsize=(WIDTH, 0.4 + 3.6 * len(targets)), layout="constrained")
     for target, found, axes in zip(targets, every, figure.subplots(len(targets), 1, squeeze=False)[:, 0], strict=True):
         both = np.concatenate([found.predicted, found.measured])
         ends = np.array([0.93 * both.min(), 1.07 * both.max()])
@@ -189,7 +189,7 @@ def proxy_figure(run: Run) -> Figure:
     every = [found for found in (confirmed_of(run), trusted) if found]
     if not every:
         raise NotDrawn("no design of the search was trained longer")
-    figure = Figure(figsize=(WIDTH, 3.7), layout="constrained")
+    figure = Drawn(figsize=(WIDTH, 3.7), layout="constrained")
     axes = figure.subplots()
     looks = [(COLOURS[0], "o"), (COLOURS[1], "s")] if len(every) > 1 or not trusted else [(COLOURS[1], "s")]
     lines = []

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from hybridnas.report.style import COLOURS, DASHES, WIDTH, label, styled
+from hybridnas.report.style import COLOURS, DASHES, WIDTH, Drawn, label, styled
 
 
 class Curve(NamedTuple):
@@ -23,7 +23,7 @@ class Curve(NamedTuple):
 @styled
 def curves_figure(curves: Sequence[Curve], *, x: str, y: str) -> Figure:
     """All in one panel, each with its band."""
-    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+    figure = Drawn(figsize=(WIDTH, 3.6), layout="constrained")
     axes = figure.subplots()
     for i, curve in enumerate(curves):
         colour = COLOURS[i % len(COLOURS)]

@@ -15,7 +15,7 @@ from matplotlib.patches import FancyBboxPatch
 from hybridnas.architecture import Architecture, Value
 from hybridnas.errors import NotDrawn
 from hybridnas.palette import FAMILY_COLOURS
-from hybridnas.report.style import GREY, INK, PALE, SMALL, WIDTH, styled, text_on
+from hybridnas.report.style import GREY, INK, PALE, SMALL, WIDTH, Drawn, styled, text_on
 from hybridnas.study.run import Run
 
 #: In inches: a box, the joint above it, and what is left above and below all.
@@ -92,7 +92,7 @@ def draw_architecture(architecture: Architecture, stage_ms: Sequence[float] | No
         raise ValueError(f"stage_ms must have {len(parts)} values, of the stem, all stages and the head: {stage_ms}")
     shown = bool(stage_ms) and sum(stage_ms or ()) > 0
     height = TOP + (BOTTOM if shown else 0.0) + (ROW + GAP) * len(parts)
-    figure = Figure(figsize=(WIDTH, height))
+    figure = Drawn(figsize=(WIDTH, height))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, WIDTH), ylim=(height, 0))
     axes.set_axis_off()

@@ -19,7 +19,7 @@ from hybridnas.palette import FAMILY_COLOURS
 from hybridnas.report.differences import differences
 from hybridnas.report.style import COLOURS, layout_groups
 from hybridnas.study.records import front_of
-from hybridnas.study.run import Run
+from hybridnas.study.run import Run, kept_weights
 
 #: Columns of `Run.trials` that are shown as they are.
 SHOWN = "number key status reason layout families design image_size accuracy rung seconds stage_ms".split()
@@ -69,7 +69,7 @@ def facts(run: Run, others: Sequence[Run] = ()) -> dict[str, Any]:
         of_others.append([[len(trials) + kept.index(place) for place in front] for front in theirs])
         trials += _trials(other, other.trials.iloc[kept], same, i)
     return {
-        "runs": [{"name": each.folder.name, "export": _export(each)} for each in (run, *others)],
+        "runs": [{"name": each.folder.name, "export": _export(each), "train": _train(each)} for each in (run, *others)],
         "space": Path(run.config.space).stem if run.config.space else f"the neighbours of {run.config.around}",
         "data": Path(run.config.data).stem,
         "accuracy": "balanced accuracy" if run.result.get("balanced") else "accuracy",
@@ -158,6 +158,7 @@ def _trials(run: Run, rows: pd.DataFrame, axes: Sequence[Axis | None], index: in
                 "confirmed": confirmed.get(trial["number"]),
                 "architecture": asdict(architecture),
                 "resolutions": list(architecture.resolutions),
+                "kept": kept_weights(run, trial["number"]) is not None,
                 "stage_ms": _milliseconds(run, trial, len(architecture.stages) + 2),
             }
         )
@@ -258,9 +259,14 @@ def _finite(value: float) -> float | None:
 
 def _export(run: Run) -> str:
     """The command that exports a trial, less its number, twice '{}'."""
-    return (
-        f"hybridnas export {shlex.quote(str(run.folder))} --trial {{}} --format bundle,onnx --out exported/trial-{{}}"
-    )
+    return f"hybridnas export {shlex.quote(str(run.folder))} --trial {{}} --out exported/trial-{{}}"
+
+
+def _train(run: Run) -> str:
+    """The commands that train a trial whose weights are not kept, less its number, thrice '{}'."""
+    written = f"from hybridnas import Run; print(Run.load({str(run.folder)!r}).architecture({{}}).to_json())"
+    data = shlex.quote(run.config.data)
+    return f"python -c {shlex.quote(written)} > trial-{{}}.json && hybridnas train trial-{{}}.json --data {data}"
 
 
 def _damaged(path: Path, error: object) -> RunError:

@@ -16,6 +16,7 @@ from hybridnas.report.style import (
     INK,
     MARKERS,
     WIDTH,
+    Drawn,
     label,
     layout_groups,
     mark_bound,
@@ -71,7 +72,7 @@ def macs_figure(run: Run) -> Figure:
 
 
 def _panels(count: int) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(WIDTH, 1.3 + 3.1 * count), layout="constrained")
+    figure = Drawn(figsize=(WIDTH, 1.3 + 3.1 * count), layout="constrained")
     return figure, list(figure.subplots(count, 1, squeeze=False)[:, 0])
 
 

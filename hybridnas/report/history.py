@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hybridnas.errors import NotDrawn
 from hybridnas.pareto import hypervolume
-from hybridnas.report.style import COLOURS, GREY, INK, SMALL, WIDTH, styled
+from hybridnas.report.style import COLOURS, GREY, INK, SMALL, WIDTH, Drawn, styled
 from hybridnas.study.run import Run
 
 #: Longer than so many seconds a search is told in minutes, and longer than so many in hours.
@@ -74,7 +74,7 @@ def history_figure(run: Run) -> Figure:
         NotDrawn: as `history_of`.
     """
     history = history_of(run)
-    figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
+    figure = Drawn(figsize=(WIDTH, 4.6), layout="constrained")
     top, middle, strip = figure.subplots(3, 1, sharex=True, height_ratios=[3, 2, 0.8])
     last = float(run.trials.ended.max())
     unit, scale = ("s", 1.0) if last <= MINUTES else ("min", 60.0) if last <= HOURS else ("h", 3600.0)

@@ -6,7 +6,7 @@ import re
 
 from matplotlib.figure import Figure
 
-from hybridnas.report.style import COLOURS, GREY, SMALL, WIDTH, said, styled
+from hybridnas.report.style import COLOURS, GREY, SMALL, WIDTH, Drawn, said, styled
 from hybridnas.study.run import Run
 
 NUM_BARS = 12
@@ -23,7 +23,7 @@ def importances_figure(run: Run) -> Figure:
 
     found = importances_of(run.folder)
     shown = [*found.shares.items()][:NUM_BARS]
-    figure = Figure(figsize=(WIDTH, 1.1 + 0.24 * len(shown)), layout="constrained")
+    figure = Drawn(figsize=(WIDTH, 1.1 + 0.24 * len(shown)), layout="constrained")
     axes = figure.subplots()
     values = [100 * share for _, share in shown]
     axes.barh(range(len(shown)), values, color=COLOURS[0], height=0.7)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from hybridnas.architecture import LETTERS
 from hybridnas.errors import NotDrawn
 from hybridnas.palette import FAMILY_COLOURS
-from hybridnas.report.style import GREY, INK, SMALL, WIDTH, styled, text_on
+from hybridnas.report.style import GREY, INK, SMALL, WIDTH, Drawn, styled, text_on
 from hybridnas.study.run import Run
 
 #: What was tried less often, or is not so many times as good as the next, wins no stage.
@@ -102,7 +102,7 @@ def operators_figure(run: Run) -> Figure:
     wins = wins_of(run)
     num_rows, num_stages = wins.gain.shape
     num_kinds = sum(row in KINDS.values() for row in wins.rows)
-    figure = Figure(figsize=(WIDTH, 1.35 + 0.42 * num_rows), layout="constrained")
+    figure = Drawn(figsize=(WIDTH, 1.35 + 0.42 * num_rows), layout="constrained")
     axes = figure.subplots()
     map_ = matplotlib.colormaps["Blues"]
     y = [row + (0.35 if row >= num_rows - num_kinds else 0.0) for row in range(num_rows)]

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from hybridnas.errors import RunError
 from hybridnas.pareto import front, hypervolume
-from hybridnas.report.style import COLOURS, DASHES, MARKERS, PALE, WIDTH, label, mark_bound, said, styled
+from hybridnas.report.style import COLOURS, DASHES, MARKERS, PALE, WIDTH, Drawn, label, mark_bound, said, styled
 from hybridnas.study.run import Run
 
 #: Settings of the training that accuracies depend on.
@@ -144,7 +144,7 @@ def _unlike(runs: dict[str, Run]) -> list[str]:
 @styled
 def runs_figure(comparison: Comparison) -> Figure:
     """Each run's trained designs and front in its own colour, and the front of all behind them."""
-    figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
+    figure = Drawn(figsize=(WIDTH, 4.2), layout="constrained")
     axes = figure.subplots()
     unit = 1.0 if comparison.by_latency else 1e6
     joint = comparison.joint_front

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -86,6 +87,16 @@ def text_on(face: Any) -> str:
     """The colour of letters on a colour: whichever has more contrast (WCAG 2.2, relative luminance)."""
     light = luminance(to_hex(face)) + 0.05
     return "white" if 1.05 / light > light / (luminance(INK) + 0.05) else INK
+
+
+class Drawn(Figure):
+    """A figure that a notebook shows, whether or not it was told `%matplotlib inline`."""
+
+    @styled
+    def _repr_png_(self) -> bytes:
+        found = io.BytesIO()
+        self.savefig(found, format="png", dpi=DPI)
+        return found.getvalue()
 
 
 @styled

@@ -127,7 +127,7 @@ def find_designs(search: Search, image_size: int, seconds_left: SecondsLeft) -> 
             counts["tried by the search itself"] += 1
             continue
         try:
-            costs = search.costing.assess(design, search.budget)
+            costs = search.costing.assess(design, search.budget, with_parts=False)  # no other design has them
             if search.budget.excess(costs) <= 0:
                 costs = search.costing.measure(design, costs)
         except (ArchitectureError, UncountedOperatorError):
@@ -231,7 +231,9 @@ def train_baselines(
 
     def tasks(number: int) -> Iterator[Task]:
         for i, each in enumerate(candidates):
-            if len(each.accuracies) != number or (not number and len(begun - failed.keys()) >= NUM_TRAINED):
+            if len(each.accuracies) != number:
+                continue
+            if not number and (i in failed or len(begun - failed.keys()) >= NUM_TRAINED):
                 continue
             left = seconds_left()
             if left < LEAST_S or each.seconds > left or _least_seconds(search, each) > left:
@@ -252,20 +254,24 @@ def train_baselines(
             yield _task(search, each, i, number, left)
 
     for number in range(NUM_SEEDS):
-        for task, result in each_ended(search.places, tasks(number)):
-            each = candidates[task.number]
-            if not isinstance(result, Outcome):
-                if not each.accuracies:
-                    failed[task.number] = result
-                continue
-            assert task.weights
-            each.seconds = result.seconds
-            each.add(result.accuracies[-1], _test_accuracy(search, each.design, task.weights))
-            keep()
-            say(
-                f"{each.kind}'s {each.name}{' again' if number else ''}: accuracy {result.accuracies[-1]:.3f} after "
-                f"{task.recipe.epochs} epochs, {each.latency_ms:.3g} ms"
-            )
+        num_failed = -1
+        while num_failed < len(failed):  # of several at once another takes the place of one that failed
+            num_failed = len(failed)
+            for task, result in each_ended(search.places, tasks(number)):
+                each = candidates[task.number]
+                if not isinstance(result, Outcome):
+                    if not each.accuracies:
+                        failed[task.number] = result
+                    continue
+                assert task.weights
+                each.seconds = result.seconds
+                each.add(result.accuracies[-1], _test_accuracy(search, each.design, task.weights))
+                keep()
+                again = " again" if number else ""
+                say(
+                    f"{each.kind}'s {each.name}{again}: accuracy {result.accuracies[-1]:.3f} after "
+                    f"{task.recipe.epochs} epochs, {each.latency_ms:.3g} ms"
+                )
     return [*_left_out([(candidates[i].name, reason) for i, reason in failed.items()]), *gone]
 
 

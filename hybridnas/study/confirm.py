@@ -11,7 +11,7 @@ from pathlib import Path
 from scipy.special import ndtri, stdtrit
 
 from hybridnas.cost.measure import Cost, timed
-from hybridnas.errors import BudgetError, RunError
+from hybridnas.errors import BudgetError, CannotRun, RunError
 from hybridnas.model import HybridNet, build
 from hybridnas.proxy.evaluation import Outcome, Result, Task
 from hybridnas.proxy.training import Recipe
@@ -19,6 +19,7 @@ from hybridnas.seeds import derive_seed
 from hybridnas.study.executors import Executor
 from hybridnas.study.loop import Search, over_budget
 from hybridnas.study.records import TrialRecord
+from hybridnas.study.run import with_weights
 
 #: How many designs are confirmed at most, and how many of these are the most accurate: the others are spread over the
 #: rest of the front.
@@ -109,7 +110,8 @@ def confirm(
         )
     confirmed = has_network
     for each in confirmed:
-        each.model = _network(search, each)
+        weights = each.weights or search.storage.weights(each.record.number)
+        each.model = with_weights(each.record.architecture, weights, search.trainer.dataset.num_classes)
     search.storage.clear_confirmed()
     return sorted(confirmed, key=lambda each: (not each.longer, -each.accuracy))
 
@@ -201,10 +203,14 @@ def _time_again(search: Search, record: TrialRecord, confirmed: list[Confirmed],
     network = build(record.architecture, search.trainer.dataset.num_classes).deploy()
     costs = record.costs
     for _ in range(2):
-        costs = tuple(
-            timed(cost, timer.measure(network, record.architecture.image_size, seconds=TIMING_S), cost.predicted_ms)
-            for cost, timer in zip(record.costs, search.costing.timers, strict=True)
-        )
+        try:
+            costs = tuple(
+                timed(cost, timer.measure(network, record.architecture.image_size, seconds=TIMING_S), cost.predicted_ms)
+                for cost, timer in zip(record.costs, search.costing.timers, strict=True)
+            )
+        except CannotRun as problem:
+            say(f"trial {record.number} cannot be run when timed again: {problem}")
+            return False
         if search.budget.excess(costs) <= 0:
             confirmed.append(Confirmed(record, costs))
             return True
@@ -254,15 +260,6 @@ def _train_longer(
             f"{recipe.epochs} epochs ({record.accuracies[-1]:.3f} after {len(record.accuracies)} in the search), "
             f"{each.costs[0].latency_ms_p50:.3g} ms"
         )
-
-
-def _network(search: Search, each: Confirmed) -> HybridNet:
-    from safetensors.torch import load_file
-
-    assert search.storage
-    model = build(each.record.architecture, search.trainer.dataset.num_classes)
-    model.load_state_dict(load_file(each.weights or search.storage.weights(each.record.number)))
-    return model.eval()
 
 
 def _seconds(search: Search, record: TrialRecord) -> float:

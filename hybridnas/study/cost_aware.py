@@ -161,7 +161,7 @@ class CostAwareSampler(BaseSampler):
         ended = {epochs: self._ended(epochs) for epochs in self.rungs}
         first, *others = self.rungs
         levels = [first, *(epochs for epochs in others if len(ended[epochs]) >= NUM_LEVEL)]
-        trained = [self.records[i] for i in ended[levels[-1]]]
+        trained = [self.records[i] for i in ended[levels[-1]] if self._held(i)]
         tried = {self._known_as(record.architecture).identity for record in self.records}
         tried |= {frozenset(params.items()) for params in waiting}
         places = [i for i, each in enumerate(self._pool) if each.identity not in tried]
@@ -188,6 +188,8 @@ class CostAwareSampler(BaseSampler):
         if not self.latency_counts:
             latency, taken = np.zeros_like(latency), np.zeros_like(taken)
         floor, worst = float(accuracy.min()), float(taken.max()) + BEYOND
+        held = [i for i in range(len(taken)) if i >= len(rows) or self._held(rows[i])]
+        accuracy, taken = accuracy[held], taken[held]
         steps = front(accuracy.tolist(), taken.tolist())
 
         def gain(which: NDArray[np.intp], at: Floats) -> Floats:
@@ -233,6 +235,10 @@ class CostAwareSampler(BaseSampler):
             mean, deviation = regress(both[places], values - prior[places], both)
             prior, doubt = prior + mean, np.hypot(doubt, deviation)
         return rows.tolist(), accuracy, prior[len(learnt) :], doubt[len(learnt) :]
+
+    def _held(self, i: int) -> bool:
+        """Whether a trained trial holds the budget, also as it was timed when it went on to the next rung."""
+        return self.records[i].worst_latency is not None
 
     def _ended(self, epochs: int) -> list[int]:
         """Which trials were trained for so long at least."""

@@ -118,6 +118,7 @@ class Search:
         self._proposals = Proposals(self.space, self.objective, len(self.rungs), self.seed)
         self.designs = {name: self._in_space(design) for name, design in self.designs.items()}
         self._elsewhere: set[str] = set()  # keys of what other searches are at
+        self._did_not_fit: set[tuple[str, int]] = set()  # keys and rungs that there was no time for
         self._claims = self.storage.claims if self.storage else Alone()
         self._learn()
         self._before = max((record.ended for record in self.records), default=0.0)
@@ -137,7 +138,7 @@ class Search:
                 break
             with self.clock("training"):
                 task, result = self.places.wait(lambda share: self.report(Progress(self.records, share=share)))
-            too_long += isinstance(result, OutOfTime)
+            too_long = too_long + 1 if isinstance(result, OutOfTime) else 0
             self._ended(self._running.pop(task.number), task, result)
         if self.num_begun == 0 and self.records:
             raise self._over_budget()
@@ -145,6 +146,7 @@ class Search:
     def _begin_next(self, trials: int | None, seconds_left: Callable[[], float]) -> bool:
         """Let the best train on or try a new design; False if there is nothing to do, or no time for it."""
         if self.storage and self.storage.is_shared:
+            self._elsewhere.clear()  # another search may have given up what it was at
             self._learn()
         going_on = self._promoted()
         fresh = sum(running.record.rung == 0 and not running.record.accuracies for running in self._running.values())
@@ -217,7 +219,7 @@ class Search:
         taken = {*self._places, *(running.record.architecture.key for running in self._running.values())}
 
         def free(design: Architecture) -> bool:
-            if design.key in taken:
+            if design.key in taken or (design.key, 0) in self._did_not_fit:
                 return False
             if self._claimed(design.key, lambda: design.key not in self._places):
                 return True
@@ -359,6 +361,7 @@ class Search:
         record, rung = running.record, running.rung
         self._proposals.end(record.architecture)
         if isinstance(result, OutOfTime):
+            self._did_not_fit.add((record.architecture.key, rung))
             self._release(record, rung)
             return
         if isinstance(result, TrainingFailed):
@@ -417,6 +420,8 @@ class Search:
     def _claimed_rung(self, record: TrialRecord, rung: int) -> bool:
         """Whether this search may let a trial train on to a rung."""
         key = record.architecture.key
+        if (key, rung) in self._did_not_fit:
+            return False
         return self._claimed(f"{key} {rung}", lambda: self.records[self._places[key]].rung < rung)
 
     def _contenders(self) -> list[TrialRecord]:

@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hybridnas.errors import ConfigError, HybridNasError, TrainingFailed, WorkerError, first_clause
+from hybridnas.errors import HybridNasError, TrainingFailed, WorkerError, first_clause
 from hybridnas.files import write_atomic
 from hybridnas.proxy.evaluation import Evaluate, Outcome, Result, Task
 from hybridnas.study.workers import MOST_STILLBORN, RETRIES
+from hybridnas.zoo.of_timm import TimmModel
 
 #: Seconds between two looks at what ended.
 LOOK_S = 1.0
@@ -50,17 +51,14 @@ class OnRay:
         gpus: GPUs of each.
 
     Raises:
-        ConfigError: Ray is not installed.
         WorkerError: the cluster cannot be reached, or is too small.
     """
 
     def __init__(
         self, count: int, setup: Callable[[int], Evaluate], *, address: str | None, cpus: int, gpus: int
     ) -> None:
-        try:
-            import ray
-        except ImportError:
-            raise ConfigError("--executor ray needs Ray: pip install 'hybridnas[ray]'.") from None
+        import ray  # an extra, which `beginning.open_run` looks for
+
         self._ray = ray
         self.num_places = count
         try:
@@ -113,32 +111,38 @@ class OnRay:
             trainer, order = self._idle.pop(), self._orders.pop(0)
             task = replace(order.task, seconds_left=order.task.seconds_left - (time.monotonic() - order.submitted))
             stopped = task.checkpoint.read_bytes() if task.checkpoint and task.checkpoint.is_file() else None
+            design = task.architecture
+            begun = design.weights.read_bytes() if isinstance(design, TimmModel) and design.weights else None
             trainer.order = order
-            self._pending[trainer.actor.do.remote(task, stopped)] = trainer
+            self._pending[trainer.actor.do.remote(task, stopped, begun)] = trainer
 
     def _look(self) -> tuple[Task, Result] | None:
         """For a while, until Ray gives something; a task that ended."""
         given, _ = self._ray.wait([*self._pending], timeout=LOOK_S)  # one at most
-        found = None
-        for reference in given:
-            trainer = self._pending.pop(reference)
-            order, trainer.order = trainer.order, None
-            try:
-                answer = self._ray.get(reference)
-            except self._ray.exceptions.RayTaskError as error:
-                raise error.cause if isinstance(error.cause, HybridNasError) else error from None
-            except self._ray.exceptions.RayError as error:
-                found = self._lost(trainer, order, first_clause(error))
-                continue
-            self._idle.append(trainer)
-            if order:
-                result, files = answer
-                for name, content in files.items():
-                    path: Path = getattr(order.task, name)
-                    write_atomic(path, content)
-                found = order.task, result
+        found = self._take(given[0]) if given else None
         self._hand_out()
         return found
+
+    def _take(self, reference: Any) -> tuple[Task, Result] | None:
+        trainer = self._pending.pop(reference)
+        order, trainer.order = trainer.order, None
+        try:
+            answer = self._ray.get(reference)
+        except self._ray.exceptions.RayTaskError as error:
+            raise error.cause if isinstance(error.cause, HybridNasError) else error from None
+        except self._ray.exceptions.RayError as error:
+            if getattr(error, "actor_init_failed", False):  # of our own code, such as data that are not there
+                raise WorkerError(f"A trainer on Ray could not begin: {str(error).strip().splitlines()[-1]}") from None
+            return self._lost(trainer, order, first_clause(error))
+        self._idle.append(trainer)
+        if order is None:
+            self._unmade = 0
+            return None
+        result, files = answer
+        for name, content in files.items():
+            path: Path = getattr(order.task, name)
+            write_atomic(path, content)
+        return order.task, result
 
     def _lost(self, trainer: Trainer, order: Order | None, reason: str) -> tuple[Task, Result] | None:
         """Put another into the place of a trainer that was lost; its task is done again, unless it lost one before."""
@@ -165,13 +169,24 @@ class Remote:
     def ready(self) -> None:
         """Answers when it is made."""
 
-    def do(self, task: Task, checkpoint: bytes | None) -> tuple[Result, dict[str, bytes]]:
-        """Do a task whose stopped training is `checkpoint`; what became of it, and the files that it left."""
+    def do(self, task: Task, checkpoint: bytes | None, begun: bytes | None) -> tuple[Result, dict[str, bytes]]:
+        """Do a task; what became of it, and the files that it left.
+
+        Args:
+            task: Its paths are those of the search's machine.
+            checkpoint: Its stopped training.
+            begun: The weights that one of timm's models begins with.
+        """
         with tempfile.TemporaryDirectory() as folder:
             stopped, weights = Path(folder) / "stopped.pt", Path(folder) / "weights.safetensors"
             if checkpoint is not None:
                 stopped.write_bytes(checkpoint)
             here = replace(task, checkpoint=task.checkpoint and stopped, weights=task.weights and weights)
+            if begun is not None:
+                assert isinstance(task.architecture, TimmModel) and task.architecture.weights
+                given = Path(folder) / f"given{task.architecture.weights.suffix}"
+                given.write_bytes(begun)
+                here = replace(here, architecture=replace(task.architecture, weights=given))
             result = self._evaluate(here, lambda share: None)
             ended = task.until == task.recipe.epochs
             name, path = ("weights", weights) if ended else ("checkpoint", stopped)

@@ -117,7 +117,8 @@ class Proposals:
 
     def begin(self, architecture: Architecture) -> None:
         """A design is in training, and others will be asked for meanwhile: samplers are to look elsewhere."""
-        self._begin(self._level(), architecture)
+        if architecture.key not in self._in_flight:
+            self._begin(self._level(), architecture)
 
     def _begin(self, study: optuna.Study, architecture: Architecture) -> None:
         study.sampler = RandomSampler()  # not asked: the point is given

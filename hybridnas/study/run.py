@@ -198,7 +198,8 @@ def check_goes_on(folder: Path, config: SearchConfig) -> None:
     if config.rungs is None:
         raise RunError(
             f"{folder} was made by an older version, which had no rungs and trained otherwise: its figures cannot be "
-            "compared with new ones. `report` still shows it and `train` takes its winner; begin a new run."
+            "compared with new ones. `report` still shows it and `train` takes its winner, and `export` that training; "
+            "begin a new run."
         )
 
 
@@ -242,6 +243,20 @@ def newest_folder(parent: Path, what: str) -> Path:
     if not found:
         raise RunError(f"--resume: there is no {what} under {parent}/; name one with --out.")
     return found[-1].parent
+
+
+def trial_weights(folder: Path, number: int) -> Path:
+    """Where a run folder has the weights of a trial that is among the best."""
+    return folder / "checkpoints" / f"trial-{number}.safetensors"
+
+
+def kept_weights(run: Run, number: int) -> Path | None:
+    """Where the weights of a trial lie: the winner's in best/, others' as searched; None where they are not kept."""
+    best = run.folder / "best" / "weights.safetensors"
+    if run.result.get("winner") == number and best.is_file():
+        return best
+    kept = trial_weights(run.folder, number)
+    return kept if kept.is_file() else None
 
 
 def load_network(folder: Path, num_classes: int) -> Any:

@@ -52,9 +52,23 @@ def read_url(storage: str) -> URL:
     return url
 
 
+def check_server(storage: str) -> None:
+    """Connect once, before a run begins.
+
+    Raises:
+        ConfigError: the address is none of a PostgreSQL server, or it does not answer.
+    """
+    url = read_url(storage)
+    try:
+        create_engine(url, poolclass=NullPool).connect().close()
+    except SQLAlchemyError as error:
+        raise unreachable(url, error) from None
+
+
 def without_password(storage: str | URL) -> str:
     """An address as it may be shown and kept."""
-    return make_url(storage)._replace(password=None).render_as_string(hide_password=False)
+    url = make_url(storage)._replace(password=None).difference_update_query(["password", "sslpassword"])
+    return url.render_as_string(hide_password=False)
 
 
 def patiently(url: URL, do: Callable[[], R]) -> R:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 from sqlalchemy import text
@@ -24,6 +25,7 @@ from hybridnas.errors import RunError, UserError, first_clause
 from hybridnas.files import append, full_disk_said, write_atomic
 from hybridnas.study.objective import Direction
 from hybridnas.study.records import TrialRecord, header, line
+from hybridnas.study.run import trial_weights
 from hybridnas.study.sharing import PAUSE_S, Alone, Claims, patiently, read_url, without_password
 
 R = TypeVar("R")
@@ -91,19 +93,25 @@ class Storage:
                 self.studies[0].set_user_attr(ABOUT, dict(about))
             self.claims.release("opening")
             self._check(directions, then, about)
-        except (SQLAlchemyError, RuntimeError) as error:
+        except (SQLAlchemyError, RuntimeError, StorageInternalError) as error:
             self.close()
-            raise RunError(f"{self.place} cannot be opened: {first_clause(error)}.") from None
+            raise RunError(f"{self.place} cannot be opened: {first_clause(error.__cause__ or error)}.") from None
         except RunError:
             self.close()
             raise
 
     def _check(self, directions: Sequence[Direction], then: Mapping[str, str], about: Mapping[str, str]) -> None:
         if any([way.name.lower() for way in study.directions] != list(directions) for study in self.studies):
-            raise RunError(f"{self.place} is of a search with another objective.")
+            raise RunError(f"{self.place} is of a search with another objective{self._way_out}.")
         for what in then.keys() & about.keys():
             if then[what] != about[what]:
-                raise RunError(f"{self.place} is of a search with another {what}: {then[what]}, not {about[what]}.")
+                raise RunError(
+                    f"{self.place} is of a search with another {what}: {then[what]}, not {about[what]}{self._way_out}."
+                )
+
+    @property
+    def _way_out(self) -> str:
+        return "; give this search a name of its own by --study" if self.is_shared else ""
 
     def close(self) -> None:
         """Release all claims, and close what has the studies; everything is kept already."""
@@ -253,8 +261,3 @@ class Storage:
             kind, _, number = path.stem.partition("-")
             if not (number.isdecimal() and int(number) in kept.get(kind, ())):
                 path.unlink(missing_ok=True)
-
-
-def trial_weights(folder: Path, number: int) -> Path:
-    """Where a run folder has the weights of a trial that is among the best."""
-    return folder / "checkpoints" / f"trial-{number}.safetensors"

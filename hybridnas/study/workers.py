@@ -144,7 +144,7 @@ class Workers:
         worker.process.join()
         worker.connection.close()
         reason = _why(worker.process.exitcode or 0)
-        self._stillborn += 1
+        self._stillborn += not worker.ready
         if self._stillborn > MOST_STILLBORN:
             raise WorkerError(
                 f"{self._stillborn} worker processes in a row ended before they could train, the last by {reason}; "

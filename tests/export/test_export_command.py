@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from hybridnas import Run, SearchConfig, run_search
+from hybridnas import Architecture, Run, SearchConfig, run_search
 from hybridnas.cli import exit_code
 from hybridnas.config import TrainConfig
 from hybridnas.export.__main__ import app as export_app
@@ -25,6 +26,7 @@ from hybridnas.export.preprocessing import Preprocessing
 from hybridnas.full_training import train_model
 from hybridnas.predict import app as predict_app
 from hybridnas.predicting import OPEN, Predictor
+from hybridnas.report.facts import facts
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -42,6 +44,31 @@ def finished(space_file: Path, npz_file: Path, tmp_path_factory: pytest.TempPath
             )
         )
     return folder
+
+
+def test_the_explorers_commands_do_what_they_say(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        "hybridnas.exporting.check_file", lambda kind, *_: Parity(kind, "file", 1.0, 0.0, 1.0, 1.0, 2.0)
+    )
+    monkeypatch.setattr("hybridnas.exporting.read_formats", lambda formats: ["bundle"])
+    run = Run.load(finished)
+    about = facts(run)
+    kept = {trial["number"] for trial in about["trials"] if trial["kept"]}
+    assert int(run.best.number) in kept and len(kept) == 2
+    export, train = about["runs"][0]["export"], about["runs"][0]["train"]
+    for number in kept:
+        assert exit_code(export_app, shlex.split(export.replace("{}", str(number)))[2:]) == 0
+        assert (tmp_path / f"exported/trial-{number}" / "weights.safetensors").is_file()
+    (other,) = {int(number) for number in run.trials.number} - kept
+    written, _, trained = train.replace("{}", str(other)).partition(" && ")
+    _, _, code, _, file = shlex.split(written)
+    exec(code)
+    (tmp_path / file).write_text(capsys.readouterr().out.splitlines()[-1])
+    assert Architecture.from_json((tmp_path / file).read_text()) == run.architecture(other)
+    assert shlex.split(trained) == ["hybridnas", "train", file, "--data", run.config.data]
 
 
 def _done(records: Any) -> list[Any]:

@@ -235,6 +235,8 @@ def cells(shown, key):
 def test_a_reader_clicks_a_point_moves_a_slider_sorts_and_turns_the_page_dark(browser, run):
     run.result = RESULT
     write_trust(run)
+    (run.folder / "checkpoints").mkdir()
+    (run.folder / "checkpoints" / "trial-2.safetensors").touch()
     with opened(browser, run) as shown:
         heading = shown.locator("#detail h2")
         assert heading.inner_text() == "Trial 3"  # the winner, until something is clicked
@@ -242,7 +244,7 @@ def test_a_reader_clicks_a_point_moves_a_slider_sorts_and_turns_the_page_dark(br
         assert heading.inner_text() == "Trial 2"
         assert "60.0 %" in shown.locator("#detail .figures").inner_text()
         assert shown.locator("#detail svg.drawing").get_attribute("aria-label").startswith("Drawing: stem conv")
-        export = f"hybridnas export {run.folder} --trial 2 --format bundle,onnx --out exported/trial-2"
+        export = f"hybridnas export {run.folder} --trial 2 --out exported/trial-2"
         assert shown.locator("#detail code").inner_text() == export
 
         assert cells(shown, "number") == ["3", "1", "2", "0", "4"]  # by accuracy; what is over the budget is left out
@@ -261,6 +263,12 @@ def test_a_reader_clicks_a_point_moves_a_slider_sorts_and_turns_the_page_dark(br
         # Trials 0 and 1: the winner, the baseline and trial 2, which is selected, are beyond the bound.
         shown.locator("#plot .points path").nth(2).wait_for(state="detached")
         assert shown.locator("#plot .points path").count() == 2
+        shown.locator("#limits input").nth(1).fill("0")  # the fewest multiply-adds
+        assert cells(shown, "number") == ["0"]
+        shown.locator("#limits input").nth(2).fill("0")  # and the fewest parameters, which others have
+        assert "0" not in cells(shown, "number")
+        changes = shown.locator("#front").inner_text()
+        assert changes.count("depth") == 2 and "stage 2" in changes
 
         background = "getComputedStyle(document.body).backgroundColor"
         light = shown.evaluate(background)
@@ -280,6 +288,11 @@ def test_keys_alone_select_along_the_front_and_in_the_table(browser, run):
         assert heading.inner_text() == "Trial 3"  # the most accurate
         shown.get_by_label("Cheaper design of the front").press("Enter")
         assert heading.inner_text() == "Trial 1"
+        assert "Its weights are not kept: train it" in shown.locator("#detail").inner_text()
+        train = shown.locator("#detail code").inner_text()
+        assert (
+            "architecture(1).to_json())" in train and "> trial-1.json && hybridnas train trial-1.json --data" in train
+        )
         shown.get_by_role("button", name="0", exact=True).press("Enter")
         assert heading.inner_text() == "Trial 0"
         assert shown.locator('#table tr[aria-current="true"]').count() == 1

@@ -12,8 +12,9 @@ from optuna.trial import TrialState
 
 from hybridnas.architecture import Architecture
 from hybridnas.cost.measure import Budget, Cost
-from hybridnas.pareto import hypervolume
+from hybridnas.pareto import front, hypervolume
 from hybridnas.space import SearchSpace
+from hybridnas.study import cost_aware
 from hybridnas.study.cost_aware import (
     MOST_LEARNT,
     CostAwareSampler,
@@ -142,6 +143,19 @@ def test_a_proposal_depends_on_the_trials_alone() -> None:
         study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
         proposed.append(suggest(study.ask(), TINY).key)
     assert proposed[0] == proposed[1]
+
+
+def test_what_turned_out_over_the_budget_is_no_part_of_the_front(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = searched(16, 4, table=True)
+    place = next(i for i, each in enumerate(records) if each.status == "complete")
+    # It was trained, went on as the best of all, and was timed then.
+    records[place] = replace(records[place], status="infeasible", accuracies=(0.99,), worst_latency=None)
+    fronts = []
+    monkeypatch.setattr(cost_aware, "front", lambda *given: fronts.append(given) or front(*given))  # type: ignore[func-returns-value]
+    sampler = CostAwareSampler(TINY, records, BUDGET, lambda _: None, [1.0], 4)
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+    suggest(study.ask(), TINY)
+    assert len(fronts) > 1 and all(0.99 not in accuracies for accuracies, _ in fronts)
 
 
 def test_what_is_in_flight_is_not_proposed_again() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,17 +14,18 @@ from fakes import CountingTimer
 from optuna.trial import TrialState
 from safetensors.torch import load_file
 
+from hybridnas.architecture import Architecture
 from hybridnas.cost.latency import Timer
 from hybridnas.cost.measure import Budget, Costing
 from hybridnas.cost.table import Table
 from hybridnas.data.loading import Loading
 from hybridnas.data.sources import open_source
-from hybridnas.errors import BudgetError, CannotRun, OutOfTime, RunError, TargetError, TrainingFailed
+from hybridnas.errors import BudgetError, CannotRun, ConfigError, OutOfTime, RunError, TargetError, TrainingFailed
 from hybridnas.proxy.evaluation import Result, Task, evaluate
 from hybridnas.proxy.training import Recipe, Trainer
 from hybridnas.space import SearchSpace
 from hybridnas.study import sampler as sampler_module
-from hybridnas.study.loop import HOPELESS, Search
+from hybridnas.study.loop import HOPELESS, TOO_LONG, Search
 from hybridnas.study.objective import NUM_BEST, Aim, Objective
 from hybridnas.study.records import TrialRecord, front_of
 from hybridnas.study.run import Run
@@ -225,14 +227,15 @@ def storage_of(search: Search) -> tuple[object, str]:
 
 
 def test_what_does_not_fit_into_the_time_is_dropped(make_search: MakeSearch, monkeypatch: pytest.MonkeyPatch) -> None:
-    search = make_search()
+    search, tried = make_search(), []
 
-    def too_long(*args: object, **kwargs: object) -> None:
+    def too_long(design: Architecture, *args: object, **kwargs: object) -> None:
+        tried.append(design.key)
         raise OutOfTime("would take 9 s, 3 s are left")
 
     monkeypatch.setattr(search.trainer, "train", too_long)
     search.run(trials=5, seconds_left=forever)
-    assert search.records == []
+    assert search.records == [] and len(tried) == TOO_LONG == len(set(tried))
 
 
 def test_weights_are_kept_for_the_front_alone(make_search: MakeSearch, tmp_path: Path) -> None:
@@ -320,6 +323,27 @@ def test_what_a_runtime_cannot_run_fails_alone_and_is_named(make_search: MakeSea
     assert failed and all("global" in r.architecture.families for r in failed)
     assert all(r.reason.startswith("block global") and "no such operator" in r.reason for r in failed)
     assert any(r.status == "complete" for r in search.records)
+
+
+def test_a_frozen_table_tells_what_cannot_be_run_from_what_it_lacks(tmp_path: Path, space_file: Path) -> None:
+    def lacks_attention(model: object) -> None:
+        if "GlobalAttention" in repr(model):
+            raise CannotRun("no such operator")
+
+    space, timer, left_out = SearchSpace.load(space_file), CountingTimer(before=lacks_attention), []
+    good, bad, unknown = (space.design(("mbconv", second), size=1) for second in ("mbconv", "global", "window"))
+    assert good and bad and unknown
+    with closing(Table(tmp_path / "table.sqlite")) as table:
+        predictor = Costing([timer], 3, table).predictors[0]
+        predictor.fill(predictor.missing([good, bad]), leave_out=left_out.append)
+        table.copy(tmp_path / "copy.sqlite", [predictor.context])
+    with closing(Table(tmp_path / "copy.sqlite")) as table:
+        frozen = Costing([timer], 3, table, frozen=True)
+        assert left_out and frozen.assess(good, Budget())[0].predicted_ms
+        with pytest.raises(CannotRun, match="^block global.*no such operator"):
+            frozen.assess(bad, Budget())
+        with pytest.raises(ConfigError, match="--frozen-table: the table has no time for block window"):
+            frozen.assess(unknown, Budget())
 
 
 def test_what_the_table_shows_to_be_over_the_budget_is_not_timed(make_search: MakeSearch, tmp_path: Path) -> None:

@@ -11,8 +11,11 @@ import pandas as pd
 import pytest
 
 from hybridnas import Run, SearchConfig, run_search
-from hybridnas.errors import ConfigError, WorkerError
-from hybridnas.study.on_ray import OnRay
+from hybridnas.errors import ConfigError, DataError, TrainingFailed, WorkerError
+from hybridnas.proxy.evaluation import Task
+from hybridnas.proxy.training import Recipe
+from hybridnas.study.on_ray import OnRay, Remote
+from hybridnas.zoo.of_timm import TimmModel
 
 pytest.importorskip("ray")
 
@@ -21,11 +24,11 @@ import sys, threading, time
 from pathlib import Path
 from murders import make_timer
 from ray.cluster_utils import Cluster
-import hybridnas.pipeline
+import hybridnas.timing
 from hybridnas import SearchConfig, run_search
 
 space, data, folder = sys.argv[1:]
-hybridnas.pipeline.Timer = make_timer
+hybridnas.timing.Timer = make_timer
 QUICK = {"health_check_period_ms": 500, "health_check_failure_threshold": 4}  # to see that a node is lost
 head = {"num_cpus": 0, "include_dashboard": False, "_system_config": QUICK}
 cluster = Cluster(initialize_head=True, head_node_args=head)
@@ -69,13 +72,35 @@ def test_ray_that_cannot_be_used_is_said_in_a_sentence(tmp_path, monkeypatch, sp
     with pytest.raises(ConfigError, match="--ray-address: is for --executor ray, got local"):
         SearchConfig.checked(ray_address="auto")
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ConfigError, match=r"--executor ray needs Ray: pip install 'hybridnas\[ray\]'"):
-        OnRay(1, print, address=None, cpus=1, gpus=0)
-    monkeypatch.undo()
     config = SearchConfig(space=str(space_file), data=str(npz_file), threads=1, executor="ray", ray_address="auto")
+    with pytest.raises(ConfigError, match=r"--executor ray needs Ray: pip install 'hybridnas\[ray\]'"):
+        run_search(config.model_copy(update={"out": tmp_path / "none"}))
+    assert not (tmp_path / "none").exists()
+    monkeypatch.undo()
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     with pytest.raises(WorkerError, match="--ray-address auto cannot be reached"):
         run_search(config.model_copy(update={"out": tmp_path / "run"}))
+
+
+def test_data_that_a_machine_has_not_are_said(tmp_path, monkeypatch):
+    def lacks_data(place):
+        raise DataError("--data /shared/birds does not exist.")
+
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    with pytest.raises(WorkerError, match=r"could not begin: .*--data /shared/birds does not exist\.$"):
+        OnRay(1, lacks_data, address=None, cpus=1, gpus=0)
+
+
+def test_weights_to_begin_with_travel(tmp_path):
+    seen = []
+
+    def make(place):
+        return lambda task, tell: seen.append(task.architecture.weights.read_bytes()) or TrainingFailed("seen")
+
+    design = TimmModel("resnet18", 32, Path("/driver/resnet18.pth"))
+    task = Task(0, design, Recipe(1), 0, 1, None, tmp_path / "weights.safetensors")
+    result, files = Remote(make, 0).do(task, None, b"given")
+    assert seen == [b"given"] and isinstance(result, TrainingFailed) and files == {}
 
 
 def test_a_cluster_that_is_too_small(tmp_path):

@@ -45,7 +45,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, space_file: Path, npz_fil
     folder = tmp_path_factory.mktemp("finished") / "run"
     config = SearchConfig(space=str(space_file), data=str(npz_file), epochs=1, trials=4, threads=1, budget_ms=1000)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hybridnas.pipeline.Timer", murders.make_timer)
+        patch.setattr("hybridnas.timing.Timer", murders.make_timer)
         run_search(config.model_copy(update={"out": folder}))
     return folder
 
@@ -122,7 +122,7 @@ def said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[[str, Path], str]:
     """What a command says of a run folder that it refuses: one sentence, exit code 2."""
-    monkeypatch.setattr("hybridnas.pipeline.Timer", murders.make_timer)
+    monkeypatch.setattr("hybridnas.timing.Timer", murders.make_timer)
     flags = {"search": ["--resume"], "train": ["--epochs", "1", "--out", str(tmp_path / "training")]}
     flags["export"] = ["--out", str(tmp_path / "exported")]
 
@@ -166,7 +166,7 @@ def test_what_was_trained_otherwise_is_not_gone_on_with(older, command, folder, 
 
 
 def test_a_run_without_a_number_goes_on_and_gets_the_columns(folder, monkeypatch):
-    monkeypatch.setattr("hybridnas.pipeline.Timer", murders.make_timer)
+    monkeypatch.setattr("hybridnas.timing.Timer", murders.make_timer)
     without_a_number(folder)
     before = Run.load(folder).trials
     run = run_search(SearchConfig(out=folder, trials=5), resume=True)

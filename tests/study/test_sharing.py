@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import pwd
+import re
 import shutil
 import socket
 import subprocess
@@ -130,7 +131,7 @@ def test_two_searches_share_trials_over_a_restart_of_the_server(server, tmp_path
 
 
 def test_a_study_of_another_search_is_refused(server, tmp_path, monkeypatch, space_file, npz_file):
-    monkeypatch.setattr("hybridnas.pipeline.Timer", murders.make_timer)
+    monkeypatch.setattr("hybridnas.timing.Timer", murders.make_timer)
     config = SearchConfig(
         space=str(space_file), data=str(npz_file), epochs=1, trials=2, threads=1, storage=server.url, study="mine"
     )
@@ -150,13 +151,15 @@ def test_a_study_of_another_search_is_refused(server, tmp_path, monkeypatch, spa
         ("nonsense", "--storage must be such as postgresql"),
         ("mysql://a:s3cret@b/c", "--storage: mysql is not supported"),
         (f"postgresql+psycopg://nas:{PASSWORD}@127.0.0.1:1/db", "127.0.0.1:1/db cannot be used: "),
+        (f"postgresql+psycopg://127.0.0.1:1/db?user=nas&password={PASSWORD}", "/db?user=nas cannot be used: "),
     ],
 )
 def test_a_server_that_cannot_be_used_is_said_without_its_password(storage, said, tmp_path, space_file, npz_file):
     config = SearchConfig(space=str(space_file), data=str(npz_file), storage=storage, out=tmp_path / "run", threads=1)
-    with pytest.raises(ConfigError, match="(?s)" + said.replace("+", r"\+")) as caught:
+    with pytest.raises(ConfigError, match="(?s)" + re.escape(said)) as caught:
         run_search(config)
     assert PASSWORD not in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_server_that_stays_away_ends_the_search(monkeypatch):

@@ -84,6 +84,16 @@ def test_an_idle_worker_that_dies_is_replaced(workers):
     assert len(do(workers, *map(task, range(4)))) == 4
 
 
+def test_many_that_die_at_once_are_all_replaced():
+    made = Workers(5, jobs.make_worker)
+    try:
+        for pid in made.processes:
+            os.kill(pid, signal.SIGKILL)
+        assert len(do(made, *map(task, range(6)))) == 6
+    finally:
+        made.close()
+
+
 def test_a_defect_is_not_hidden():
     made = Workers(1, jobs.make_worker)
     try:

@@ -74,8 +74,8 @@ function fillDetail(section, facts, state, onSelect) {
     element("p", { class: "muted small" }, trial.stage_ms
       ? "Milliseconds are predicted from the table of parts and scaled to the latency of the whole."
       : "The milliseconds of its parts are not known."),
-    element("h3", {}, "Export it"),
-    command(facts.runs[trial.run].export.replaceAll("{}", trial.number)),
+    element("h3", {}, trial.kept ? "Export it" : "Its weights are not kept: train it"),
+    command(facts.runs[trial.run][trial.kept ? "export" : "train"].replaceAll("{}", trial.number)),
   );
 }
 
