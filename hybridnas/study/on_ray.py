@@ -63,8 +63,9 @@ class OnRay:
         self.num_places = count
         try:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise WorkerError(f"--ray-address {address} cannot be reached: {first_clause(error)}.") from None
+        except (OSError, ValueError, RuntimeError) as error:
+            what = f"--ray-address {address} cannot be reached" if address else "Ray cannot be started here"
+            raise WorkerError(f"{what}: {first_clause(error)}.") from None
         there = ray.cluster_resources()
         for name, each in (("CPU", cpus), ("GPU", gpus)):
             if count * each > there.get(name, 0):

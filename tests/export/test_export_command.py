@@ -65,8 +65,9 @@ def test_the_explorers_commands_do_what_they_say(
     (other,) = {int(number) for number in run.trials.number} - kept
     written, _, trained = train.replace("{}", str(other)).partition(" && ")
     _, _, code, _, file = shlex.split(written)
+    capsys.readouterr()
     exec(code)
-    (tmp_path / file).write_text(capsys.readouterr().out.splitlines()[-1])
+    (tmp_path / file).write_text(capsys.readouterr().out)
     assert Architecture.from_json((tmp_path / file).read_text()) == run.architecture(other)
     assert shlex.split(trained) == ["hybridnas", "train", file, "--data", run.config.data]
 
