@@ -17,7 +17,7 @@ from pydantic import BaseModel, PositiveFloat, PositiveInt
 
 from hybridnas import zoo
 from hybridnas.architecture import Architecture
-from hybridnas.config import DEFAULT_SECONDS, SearchConfig
+from hybridnas.config import DEFAULT_SECONDS, DEFAULT_SECONDS_LARGE, SearchConfig
 from hybridnas.cost.latency import Timer, available_cores
 from hybridnas.cost.predict import context_of
 from hybridnas.cost.runtimes import Setting
@@ -61,8 +61,6 @@ def open_run(config: SearchConfig, *, resume: bool) -> tuple[SearchConfig, Path]
     if config.executor == "ray" and importlib.util.find_spec("ray") is None:
         raise ConfigError("--executor ray needs Ray: pip install 'hybridnas[ray]'.")
     if not resume:
-        if config.trials is None and config.time is None:
-            config = config.model_copy(update={"time": DEFAULT_SECONDS})
         return config, free_folder(config.out, RUNS)
     folder = config.out or newest_folder(RUNS, "run folder")
     stored = read_settings(folder)
@@ -102,8 +100,10 @@ def resolved(config: SearchConfig, *, space: str) -> SearchConfig:
         ConfigError: the runtime is unknown, not installed, or does not compute in that precision.
     """
     Setting(config.runtime, config.precision)
+    time = DEFAULT_SECONDS if space == "tiny" else DEFAULT_SECONDS_LARGE
     defaults = {
         "space": None if config.around else space,
+        "time": time if config.trials is None else None,
         "epochs": DEFAULT_EPOCHS,
         "batch_size": Recipe.batch_size,
         "device": best_device(),

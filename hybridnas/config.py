@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from hybridnas.errors import ConfigError
 
-DEFAULT_SECONDS = 270.0
+DEFAULT_SECONDS, DEFAULT_SECONDS_LARGE = 270.0, 3600.0
 
 #: What proposes architectures, by name.
 SAMPLERS = ("cost-aware", "tpe", "gp", "nsga2", "random")

@@ -49,7 +49,10 @@ def search(
     trials: Annotated[int | None, option(help="Stop after so many trained architectures.", panel=RUN)] = None,
     time: Annotated[
         str | None,
-        option(help="All must end within this, e.g. 5m or 90s. Default: 4m30s without --trials.", panel=RUN),
+        option(
+            help="All must end within this, e.g. 5m or 90s. Default without --trials: 4m30s, for images over 64 px 1h.",
+            panel=RUN,
+        ),
     ] = None,
     seed: Annotated[int | None, option(help="Of data split, proposals and trainings. Default: 0.", panel=RUN)] = None,
     out: Annotated[Path | None, option(help="The run folder. Default: runs/ and the time.", panel=RUN)] = None,

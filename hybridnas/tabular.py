@@ -124,7 +124,7 @@ class RecordedCosting(Costing):
         macs, params, ms = self._figures(architecture)
         return (Cost(macs, params, None, None, ms, "recorded", 1),)
 
-    def assess(self, architecture: Architecture, budget: Budget, *, with_parts: bool = True) -> tuple[Cost, ...]:
+    def assess(self, architecture: Architecture, budget: Budget) -> tuple[Cost, ...]:
         """What is on record, as a measurement."""
         macs, params, ms = self._figures(architecture)
         return (Cost(macs, params, ms, ms, ms, "recorded", 1),)

@@ -20,6 +20,7 @@ from fakes import CountingTimer, Opened
 from processes import SECONDS, Warm, start, wait_for_rows
 
 from hybridnas import Architecture, Run, SearchConfig, Stage, Stem, Transition, run_search
+from hybridnas.beginning import resolved
 from hybridnas.cli import exit_code
 from hybridnas.cost.latency import Latency
 from hybridnas.errors import CannotRun, RunError, TargetError
@@ -319,6 +320,14 @@ def test_resume_refuses_another_configuration_by_name(
     assert exit_code(app, ["--resume", "--out", str(finished), *flags]) == 2
     assert capsys.readouterr().err.startswith(f"hybridnas: {sentence}")
     assert sorted((path, path.stat().st_mtime_ns) for path in finished.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("given", "space", "expected"), [({}, "tiny", 270), ({}, "hybrid", 3600), ({"trials": 3}, "hybrid", None)]
+)
+def test_how_long_a_search_takes_unless_told(given: dict[str, int], space: str, expected: float | None) -> None:
+    assert resolved(SearchConfig(**given), space=space).time == expected
+    assert resolved(SearchConfig(time=60, **given), space=space).time == 60
 
 
 def test_resume_refuses_other_data_under_the_same_name(finished: Path, tmp_path: Path, npz_file: Path) -> None:

@@ -149,11 +149,11 @@ class Costing:
             return None
         return self._predicted(architecture)
 
-    def assess(self, architecture: Architecture, budget: Budget, *, with_parts: bool = True) -> tuple[Cost, ...]:
+    def assess(self, architecture: Architecture, budget: Budget) -> tuple[Cost, ...]:
         """What it costs on every target, as far as needed to tell whether it holds the budget.
 
         Nothing is timed of which the counts, or the whole interval of a prediction, tell. The rest is timed for real.
-        Parts that the table lacks are timed on the way, in turns with the network, if others may have these parts.
+        Parts that the table lacks are timed on the way, in turns with the network.
 
         Raises:
             ConfigError: the table is frozen and lacks a part.
@@ -172,7 +172,7 @@ class Costing:
                 if not bound or foreseen.low > bound or foreseen.high * (1 + MARGIN) <= bound:
                     costs[i] = replace(costs[i], predicted_ms=foreseen.ms)
                     continue
-            costs[i] = self._timed(architecture, i, costs[i], with_parts=with_parts)
+            costs[i] = self._timed(architecture, i, costs[i])
         return self._by_stage(architecture, costs)
 
     def measure(self, architecture: Architecture, costs: Sequence[Cost]) -> tuple[Cost, ...]:
@@ -190,9 +190,9 @@ class Costing:
         ]
         return self._by_stage(architecture, every)
 
-    def _timed(self, architecture: Architecture, target: int, cost: Cost, *, with_parts: bool = True) -> Cost:
+    def _timed(self, architecture: Architecture, target: int, cost: Cost) -> Cost:
         # Each call of a program is dear: its parts are timed only by `table build`.
-        with_parts = with_parts and not cost.target.startswith("command:")
+        with_parts = not cost.target.startswith("command:")
         latency, expected = self.predictors[target].measure(architecture, seconds=SEARCH_S, with_parts=with_parts)
         return timed(cost, latency, expected.ms if expected else None)
 

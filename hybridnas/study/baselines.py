@@ -127,7 +127,7 @@ def find_designs(search: Search, image_size: int, seconds_left: SecondsLeft) -> 
             counts["tried by the search itself"] += 1
             continue
         try:
-            costs = search.costing.assess(design, search.budget, with_parts=False)  # no other design has them
+            costs = search.costing.assess(design, search.budget)
             if search.budget.excess(costs) <= 0:
                 costs = search.costing.measure(design, costs)
         except (ArchitectureError, UncountedOperatorError):

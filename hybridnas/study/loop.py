@@ -36,6 +36,8 @@ from hybridnas.study.storage import Storage
 
 #: After so many designs that all were over the budget, none of them trained, the budget is taken to be out of reach.
 HOPELESS = 60
+#: After so many known layouts that were timed at middle size, and not one held the budget, no other's is tried.
+TOO_MUCH = 2
 #: After so many proposals of the sampler in a row that were tried before, points are drawn at random; after so many of
 #: these, the space is taken to be searched through.
 STUBBORN, EXHAUSTED = 3, 100
@@ -141,7 +143,7 @@ class Search:
             too_long = too_long + 1 if isinstance(result, OutOfTime) else 0
             self._ended(self._running.pop(task.number), task, result)
         if self.num_begun == 0 and self.records:
-            raise self._over_budget()
+            raise self._over_budget(hurried=seconds_left() < 0)
 
     def _begin_next(self, trials: int | None, seconds_left: Callable[[], float]) -> bool:
         """Let the best train on or try a new design; False if there is nothing to do, or no time for it."""
@@ -278,19 +280,26 @@ class Search:
             self._proposals.tell(rung, record, self.budget.excess(record.costs), attrs)
 
     def _known_designs(self) -> Iterator[Proposal]:
-        """Those that were given, the known layouts at middle size, and at their least those that were too much."""
+        """Those that were given, then each known layout at middle size, and at its least where that is too much.
+
+        Where the first few that were timed were all too much, of the other layouts the least alone are tried.
+        """
         yield from (Proposal(architecture, name) for name, architecture in self.designs.items())
-        too_large = []
+        num_held = num_over = 0
         for name, families in self.space.layouts().items():
             middle = self.space.design(families, size=0.5)
             if middle is None:
                 continue
-            yield Proposal(middle, name)
-            place = self._places.get(middle.key)
-            if place is not None and self.records[place].status == "infeasible":
-                too_large.append((name, families))
-        for name, families in too_large:
-            least = self.space.design(families, size=0.0)
+            too_much = num_over >= TOO_MUCH and not num_held
+            if not too_much:
+                yield Proposal(middle, name)
+                place = self._places.get(middle.key)
+                if place is None:
+                    continue
+                too_much = self.records[place].status == "infeasible"
+                num_held += not too_much
+                num_over += too_much and self.records[place].cost.latency_ms_p50 is not None
+            least = self.space.design(families, size=0.0) if too_much else None
             if least is not None:
                 yield Proposal(least, name)
 
@@ -455,7 +464,7 @@ class Search:
         epochs = self.rungs[rung] - (len(going_on.accuracies) if going_on else 0)
         return 0.5 * epochs * statistics.median(record.seconds / len(record.accuracies) for record in trained)
 
-    def _over_budget(self) -> BudgetError:
+    def _over_budget(self, *, hurried: bool = False) -> BudgetError:
         timed = [r for r in self.records if r.cost.milliseconds is not None]
         seen = f"of {len(self.records)} designs tried none holds it"
         if timed:
@@ -469,6 +478,12 @@ class Search:
             seen += (
                 f"; the smallest has {smallest.cost.macs / 1e6:.3g} MMAC and "
                 f"{smallest.cost.params / 1e6:.3g} M parameters: {describe(smallest.architecture)}"
+            )
+        if hurried:
+            return BudgetError(
+                f"No design of the space {self.space.name} that holds the budget of {self.budget} was found in time: "
+                f"{seen}. Go on with --resume and more --time, or begin anew with a larger budget or a smaller "
+                "--image-size."
             )
         return BudgetError(f"The budget of {self.budget} is out of reach in the space {self.space.name}: {seen}.")
 

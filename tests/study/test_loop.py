@@ -21,6 +21,7 @@ from hybridnas.cost.table import Table
 from hybridnas.data.loading import Loading
 from hybridnas.data.sources import open_source
 from hybridnas.errors import BudgetError, CannotRun, ConfigError, OutOfTime, RunError, TargetError, TrainingFailed
+from hybridnas.model import build, num_params
 from hybridnas.proxy.evaluation import Result, Task, evaluate
 from hybridnas.proxy.training import Recipe, Trainer
 from hybridnas.space import SearchSpace
@@ -146,6 +147,26 @@ def test_a_layout_over_budget_is_tried_again_at_its_smallest(make_search: MakeSe
     search.run(trials=6, seconds_left=forever)
     tried = {r.architecture: r.status for r in search.records if r.design == "all global"}
     assert tried[middle] == "infeasible" and smallest in tried
+
+
+def test_where_middle_sizes_are_far_too_slow_the_least_come_soon(make_search: MakeSearch, space_file: Path) -> None:
+    wide = space_file.read_text().replace("[8, 16]", "[8, 16, 24]").replace("[16, 24]", "[16, 24, 32]")
+    space = SearchSpace.parse(wide, name="wide", file="wide.yaml")
+    families = list(space.layouts().values())
+    sizes = {size: [space.design(each, size=size) for each in families] for size in (0.5, 0.0)}
+    bound = min(num_params(build(each, 3).deploy()) for each in sizes[0.5] if each) / 1e4  # as CountingTimer has it
+    search = make_search(Budget(ms=bound), folder="slow", space=space, timers=[CountingTimer()])
+    search.run(trials=len(families), seconds_left=forever)
+    tried = [record.architecture for record in search.records if record.design]
+    assert tried[:5] == [sizes[0.5][0], sizes[0.0][0], sizes[0.5][1], sizes[0.0][1], sizes[0.0][2]]
+    assert not {*tried} & {*sizes[0.5][2:]}
+
+
+def test_a_search_that_had_no_time_says_so_and_can_go_on(make_search: MakeSearch) -> None:
+    search, left = make_search(Budget(ms=1e-3)), iter([5.0] * 6 + [-1.0] * 99)
+    with pytest.raises(BudgetError, match=r"^No design .* was found in time: of \d+ designs .* Go on with --resume"):
+        search.run(trials=5, seconds_left=lambda: next(left))
+    assert 0 < len(search.records) < HOPELESS
 
 
 def test_an_unreachable_budget_ends_with_the_nearest_design(make_search: MakeSearch) -> None:
