@@ -93,10 +93,12 @@ class Drawn(Figure):
     """A figure that a notebook shows, whether or not it was told `%matplotlib inline`."""
 
     @styled
-    def _repr_png_(self) -> bytes:
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        """The file, and the pixels that it takes on a page."""
         found = io.BytesIO()
         self.savefig(found, format="png", dpi=DPI)
-        return found.getvalue()
+        width, height = (int(DPI / 2 * inches) for inches in self.get_size_inches())
+        return found.getvalue(), {"width": width, "height": height}
 
 
 @styled

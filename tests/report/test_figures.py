@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pandas as pd
 import pytest
 from folders import BASELINES, NUM_CLASSES, write_run
 from matplotlib.text import Text
+from PIL import Image
 
 from hybridnas import Run, SearchConfig, zoo
 from hybridnas.errors import NotDrawn
@@ -162,6 +164,12 @@ def test_gains_weighed_by_how_often_each_was_tried_are_one(whole: Path) -> None:
     families = len(wins.rows) - 2
     for part in (slice(0, families), slice(families, None)):
         assert np.nansum(wins.gain[part] * wins.tried[part], 0) == pytest.approx(wins.tried[part].sum(0))
+
+
+def test_a_notebook_shows_a_figure(whole: Path) -> None:
+    data, on_page = pareto_figure(Run.load(whole))._repr_png_()  # type: ignore[attr-defined]
+    with Image.open(io.BytesIO(data)) as image:
+        assert (image.width, image.height) == (2 * on_page["width"], 2 * on_page["height"])
 
 
 def test_predicted_and_measured() -> None:
