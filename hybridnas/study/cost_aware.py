@@ -26,6 +26,7 @@ from scipy.special import ndtr
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+from threadpoolctl import threadpool_limits
 
 from hybridnas.architecture import Architecture, Value
 from hybridnas.cost.measure import MARGIN, Budget, Cost
@@ -112,7 +113,8 @@ class CostAwareSampler(BaseSampler):
         if not trial.system_attrs.get("fixed_params"):
             running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
             waiting = [each.params for each in running if each.number != trial.number]
-            self._proposal = self._propose(random.Random(derive_seed(self.seed, len(self.records))), waiting)
+            with threadpool_limits(1, "blas"):  # small matrices: threads are slower, and trainings want the cores
+                self._proposal = self._propose(random.Random(derive_seed(self.seed, len(self.records))), waiting)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """None: which choices there are depends on others."""
