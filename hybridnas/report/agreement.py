@@ -204,7 +204,9 @@ def proxy_figure(run: Run) -> Figure:
         }
         margin = 100 * np.nan_to_num(found.margin)
         axes.errorbar(100 * found.short, 100 * found.long, margin, **style, capsize=2, label=found.name, zorder=3)
-        lines.append(f"{found.name.partition(':')[0]}: Kendall's tau {found.tau:.2f}, {len(found.short)} designs")
+        count = len(found.short)
+        order = f"Kendall's tau {found.tau:.2f}, {count} designs" if count > 1 else "one design, which has no order"
+        lines.append(f"{found.name.partition(':')[0]}: {order}")
     axes.set_xlabel(f"accuracy in the search, {run.config.epochs or '?'} epochs (%)")
     axes.set_ylabel("trained longer (%)")
     figure.suptitle("\n".join([*lines, *line.splitlines()]), fontsize=SMALL)

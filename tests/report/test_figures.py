@@ -203,6 +203,13 @@ def test_trust_is_drawn_beside_the_confirmed_and_said_to_be_damaged(whole: Path,
         file.unlink()
 
 
+def test_a_single_confirmed_design_has_no_order() -> None:
+    confirmed = {"number": 0, "accuracy_in_search": 0.5, "accuracy": 0.6, "margin": 0.02, "seeds": 1, "epochs": 6}
+    run = run_of([{"accuracy": 0.5}], result={"confirmed": [confirmed]}, epochs=3)
+    shown = " ".join(texts(proxy_figure(run)))
+    assert "confirmed: one design, which has no order" in shown and "nan" not in shown
+
+
 def study_of(count: int) -> optuna.Study:
     """Accuracy depends on x alone; z is there where x is large."""
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=optuna.samplers.RandomSampler(seed=1))
