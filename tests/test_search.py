@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -78,7 +79,9 @@ def test_the_exported_file_is_what_the_budget_is_about(finished: Path) -> None:
     (target,) = json.loads((finished / "result.json").read_text())["targets"]
     assert target["budget_ms"] == 1000 and target["predicted_ms"] > 0
     assert 0 < target["latency_ms_low"] <= target["latency_ms_p50"] <= target["latency_ms_high"]
-    (machine,) = json.loads((finished / "environment.json").read_text())["targets"]
+    environment = json.loads((finished / "environment.json").read_text())
+    (machine,) = environment["targets"]
+    assert environment["training_threads"] >= 1 and environment["versions"]["scikit-learn"] == version("scikit-learn")
     assert target["reference_ms"] == machine["reference_ms"] > 0
     trials = Run.load(finished).trials
     assert (trials.machine == machine["fingerprint"]).all() and (trials.num_samples > 0).all()

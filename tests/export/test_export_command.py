@@ -6,6 +6,7 @@ import json
 import shlex
 import shutil
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,11 @@ def test_every_format_does_what_was_trained(exported: Path, finished: Path) -> N
     assert all(f"| {name} | `{FORMATS[name].files[0]}` |" in card for name in FORMATS)
     assert f"{100 * run.result['test_accuracy']:.1f} %" in card and "top, middle, bottom" in card
     assert f"{run.best.macs / 1e6:.2f} M" in card and run.best.families in card
-    assert "hybridnas train architecture.json --data" in card and "Apache-2.0" in card
+    assert f"hybridnas train architecture.json --data {run.config.data} --seed 0" in card and "Apache-2.0" in card
+    assert (
+        f"{run.config.seed} of the search, {run.best.seed} of the trial" in card and Path(run.config.data).stem in card
+    )
+    assert f"p50 {run.result['targets'][0]['latency_ms_p50']:.2f} ms" in card and version("torch") in card
     assert "Licence: Apache-2.0" in (exported / "model.py").read_text()
     assert (finished / "best" / "card.md").read_text().partition("## Versions")[0].strip() in card
 
@@ -290,8 +295,15 @@ def test_a_folder_in_use_is_left_alone(export: Command, tmp_path: Path) -> None:
 
 def test_a_format_whose_packages_are_missing(export: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hybridnas.export.formats.find_spec", lambda name: None)
-    code, _, err = export("--format", "onnx")
-    assert code == 2 and "pip install 'hybridnas[onnx]'" in err
+    for name in ("onnx", "openvino"):
+        code, _, err = export("--format", name)
+        assert code == 2 and f"pip install 'hybridnas[{name}]'" in err
+
+
+def test_a_file_whose_runtime_is_missing(predict: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hybridnas.predicting.find_spec", lambda name: None)
+    code, _, err = predict("any.png", "--format", "onnx")
+    assert code == 2 and "model.onnx needs onnxruntime: pip install 'hybridnas[onnx]'." in err
 
 
 def changed(finished: Path, tmp_path: Path, change: Callable[[Path], object]) -> Path:
