@@ -80,10 +80,14 @@ class OnRay:
         self._orders: list[Order] = []
         self._idle: list[Trainer] = []
         self._pending: dict[Any, Trainer] = {}  # by what Ray is to give: that it is made, or a task's outcome
-        for place in range(count):
-            self._make_trainer(place)
-        while len(self._idle) < count:  # loading is work: nothing is to be timed beside it
-            self._look()
+        try:
+            for place in range(count):
+                self._make_trainer(place)
+            while len(self._idle) < count:  # loading is work: nothing is to be timed beside it
+                self._look()
+        except BaseException:
+            self.close()
+            raise
 
     def submit(self, task: Task) -> None:
         """Give a task to an actor that has none."""
