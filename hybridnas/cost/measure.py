@@ -211,12 +211,11 @@ class Costing:
         for predictor in self.predictors:
             missing = predictor.missing([architecture])
             refused = predictor.table.refusals(predictor.context) if missing else {}
-            for lacking in missing:
-                if lacking.key in refused:
-                    continue
+            unknown = [timing for timing in missing if timing.key not in refused]
+            if unknown:
                 raise ConfigError(
-                    f"--frozen-table: the table has no time for {lacking.part} on {predictor.timer.target}; build it "
-                    f"for the whole space by `hybridnas table build SPACE --num-classes {self.counter.num_classes}`; "
+                    f"--frozen-table: the table has no time for {unknown[0].part} on {predictor.timer.target}; build "
+                    f"it for the whole space by `hybridnas table build SPACE --num-classes {self.counter.num_classes}`; "
                     "an --image-size must stand in the space's file."
                 )
             if missing:
