@@ -215,8 +215,8 @@ class Costing:
             if unknown:
                 raise ConfigError(
                     f"--frozen-table: the table has no time for {unknown[0].part} on {predictor.timer.target}; build "
-                    f"it for the whole space by `hybridnas table build SPACE --num-classes {self.counter.num_classes}`; "
-                    "an --image-size must stand in the space's file."
+                    f"it for the whole space by `hybridnas table build SPACE --num-classes {self.counter.num_classes}`"
+                    "; an --image-size must stand in the space's file."
                 )
             if missing:
                 raise CannotRun(refused[missing[0].key])
