@@ -1,12 +1,17 @@
 """Equal time on one core for hybridnas, random search behind its gate, and the plain script: whose front covers more?
 
-    python experiments/search/live.py run [METHOD ...] [--cores N]    # goes on where it stopped; appends to live.csv
+    python experiments/search/live.py run [METHOD ...] [--seeds N ...] [--cores N]
+    python experiments/search/live.py confirm [--cores N]
     python experiments/search/live.py report
+
+It goes on where it stopped; rows are appended to live.csv, picks.csv and confirmed.csv.
 
 Budgets and times are multiples of what a reference network takes: the machine's speed changes, so a search is given the
 milliseconds that its budget is just then. Every network that a method trained to the end is timed again by our timer,
 in turns with its reference, and its accuracy is that of the method's own short training: the same function, data and
-number of epochs for all. A search of hybridnas begins with a table that has no part, only the machine's speed, as any
+number of epochs for all. What a method hands over, of what held its budget as it timed it the most accurate or, of
+hybridnas, the winner, is confirmed for all in one way: trained anew for twice the epochs with two seeds that no search
+had. A search of hybridnas begins with a table that has no part, only the machine's speed, as any
 but the first knows it: where a neighbour slows the machine just then, its budget would be another than the others'.
 Of several cores each search has one.
 """
@@ -20,35 +25,47 @@ import sys
 import tempfile
 import time
 from contextlib import closing
-from multiprocessing import Pool, Queue
+from multiprocessing import Queue
+from multiprocessing.pool import Pool
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from hybridnas import Architecture, Run, build
 from hybridnas.cost.latency import Timer
 from hybridnas.cost.predict import context_of
 from hybridnas.cost.table import Table
+from hybridnas.data.loading import Loading
+from hybridnas.data.sources import open_source
 from hybridnas.pareto import front, hypervolume
+from hybridnas.proxy.training import Recipe, Trainer
 
 HERE = Path(__file__).parent
-FILE = HERE / "live.csv"
-METHODS = ("hybridnas", "random", "plain tpe", "plain nsga2")
+FILE, PICKS, CONFIRMED = HERE / "live.csv", HERE / "picks.csv", HERE / "confirmed.csv"
+METHODS = ("hybridnas", "random", "plain tpe", "plain nsga2", "hybridnas no rungs")
+SWITCHES = {"random": ["--sampler", "random", "--no-rungs"], "hybridnas no rungs": ["--no-rungs"]}
 BUDGETS, SEEDS, SECONDS = (0.6, 0.8, 1.1), (0, 1, 2), 200.0
 FLOOR = 1 / 16  # chance
+CONFIRMING_SEEDS, EPOCHS = (101, 102), 6
 UNITS: list[float] = []  # the reference's milliseconds before each search of this process: a slow moment is waited out
 
 
-def searched(method: str, budget_ms: float, seed: int, folder: Path) -> pd.DataFrame:
-    """The networks that a method trained to the end: ended (seconds), accuracy, latency_ms (its own), architecture."""
+def searched(method: str, budget_ms: float, seed: int, folder: Path) -> tuple[pd.DataFrame, str, int, int]:
+    """What a method trained to the end, its pick, how many it began to train, and of these how many it found over.
+
+    Of each network when it ended (seconds), its accuracy, latency_ms (the method's own) and architecture.
+    """
     common = ["--budget-ms", str(budget_ms), "--seed", str(seed), "--time", str(SECONDS)]
     if method.startswith("plain"):
         out = folder / "plain.csv"
         script = [str(HERE / "plain.py"), "--sampler", method.split()[1], "--out", str(out)]
         subprocess.run([sys.executable, *script, *common], check=True, stdout=subprocess.DEVNULL)
-        return pd.read_csv(out)
-    sampler = ["--baselines", "none"] + ([] if method == "hybridnas" else ["--sampler", "random", "--no-rungs"])
+        rows = pd.read_csv(out)
+        pick = rows.architecture[rows.accuracy.idxmax()] if len(rows) else ""
+        return rows, pick, len(rows), 0
+    sampler = ["--baselines", "none", *SWITCHES.get(method, [])]
     run = folder / "run"
     ended = subprocess.run(
         [sys.executable, "-m", "hybridnas.search", *common, "--threads", "1", "--out", str(run), *sampler],
@@ -58,12 +75,15 @@ def searched(method: str, budget_ms: float, seed: int, folder: Path) -> pd.DataF
     )
     if ended.returncode not in (0, 2, 3):  # 2: nothing ended within the time; 3: nothing holds the budget
         raise RuntimeError(f"{method}, {budget_ms} ms, seed {seed} ended with {ended.returncode}")
-    trials = Run.load(run).trials
-    trials = trials[trials.status == "complete"]
-    return trials.rename(columns={"latency_ms_p50": "latency_ms"})[["ended", "accuracy", "latency_ms", "architecture"]]
+    ran = Run.load(run)
+    trials = ran.trials.rename(columns={"latency_ms_p50": "latency_ms"})
+    begun = trials[trials.accuracy.notna()]
+    pick = trials.architecture[trials.number == ran.best.number].item() if ended.returncode == 0 else ""
+    rows = begun[begun.status == "complete"][["ended", "accuracy", "latency_ms", "architecture"]]
+    return rows, pick, len(begun), int((begun.status == "infeasible").sum())
 
 
-def searched_and_timed(task: tuple[float, int, str]) -> list[list]:
+def searched_and_timed(task: tuple[float, int, str]) -> tuple[list[list], list]:
     budget, seed, method = task
     timer = Timer("cpu", threads=1, reference="small")
     timer.read_on(min(UNITS, default=timer.reference_ms))
@@ -72,15 +92,28 @@ def searched_and_timed(task: tuple[float, int, str]) -> list[list]:
     with tempfile.TemporaryDirectory() as folder:
         with closing(Table(Path(folder) / "cache" / "cost.sqlite")) as table:
             table.add_machine(context_of(timer), timer.environment)
-        found = searched(method, round(budget * unit, 4), seed, Path(folder))
+        found, pick, begun, over = searched(method, round(budget * unit, 4), seed, Path(folder))
+
+    def timed(network: Architecture, seconds: float) -> float:
+        return round(timer.measure(build(network, 16).deploy(), network.image_size, seconds=seconds).p50 / unit, 4)
+
     rows = []
     for row in found.itertuples():
         network = Architecture.from_json(row.architecture)
-        timed = timer.measure(build(network, 16).deploy(), network.image_size, seconds=0.5).p50 / unit
-        about = [row.ended, row.accuracy, round(row.latency_ms / unit, 4), round(timed, 4), network.families]
+        about = [row.ended, row.accuracy, round(row.latency_ms / unit, 4), timed(network, 0.5), network.families]
         rows.append([method, budget, seed, *about])
+    picked_ms = timed(Architecture.from_json(pick), 2.0) if pick else ""
     print(f"{time.strftime('%H:%M:%S')} {method} {budget} {seed}: {len(rows)}, {unit:.2f} ms", flush=True)
-    return rows or [[method, budget, seed, *[""] * 5]]
+    return rows or [[method, budget, seed, *[""] * 5]], [method, budget, seed, begun, over, picked_ms, pick]
+
+
+def confirmed(task: tuple[str, float, int, str, int]) -> list:
+    *which, seed, design, training_seed = task
+    size = Architecture.from_json(design).image_size
+    dataset = open_source("synthetic").load(Loading(size, seed, 4000))
+    trainer = Trainer(dataset, torch.device("cpu"), threads=1)
+    result = trainer.train(Architecture.from_json(design), Recipe(EPOCHS), seed=training_seed)
+    return [*which, seed, training_seed, round(result.accuracy, 4)]
 
 
 def pin(cores: Queue) -> None:
@@ -89,22 +122,49 @@ def pin(cores: Queue) -> None:
     os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp()
 
 
-def run(methods: list[str], num_cores: int) -> None:
-    if not FILE.exists():
-        FILE.write_text("method,budget,seed,ended,accuracy,own,timed,families\n")
-    done = FILE.read_text()
+def run(methods: list[str], seeds: list[int], num_cores: int) -> None:
+    done = begun(FILE, "method,budget,seed,ended,accuracy,own,timed,families")
+    begun(PICKS, "method,budget,seed,begun,over,timed,architecture")
     tasks = [
         (budget, seed, method)
-        for seed, budget, method in itertools.product(SEEDS, BUDGETS, methods)
+        for seed, budget, method in itertools.product(seeds, BUDGETS, methods)
         if f"\n{method},{budget},{seed}," not in done
     ]
+    with pinned(num_cores) as pool:
+        for rows, pick in pool.imap_unordered(searched_and_timed, tasks):
+            append(FILE, rows)
+            append(PICKS, [pick])
+
+
+def confirm(num_cores: int) -> None:
+    done = begun(CONFIRMED, "method,budget,seed,training_seed,accuracy")
+    picks = pd.read_csv(PICKS).dropna()
+    tasks = [
+        (row.method, row.budget, row.seed, row.architecture, training_seed)
+        for row, training_seed in itertools.product(picks.itertuples(), CONFIRMING_SEEDS)
+        if f"\n{row.method},{row.budget},{row.seed},{training_seed}," not in done
+    ]
+    with pinned(num_cores) as pool:
+        for row in pool.imap_unordered(confirmed, tasks):
+            append(CONFIRMED, [row])
+
+
+def begun(file: Path, header: str) -> str:
+    if not file.exists():
+        file.write_text(header + "\n")
+    return file.read_text()
+
+
+def append(file: Path, rows: list[list]) -> None:
+    with file.open("a", newline="") as out:
+        csv.writer(out).writerows(rows)
+
+
+def pinned(num_cores: int) -> Pool:
     cores = Queue()
     for core in sorted(os.sched_getaffinity(0)):
         cores.put(core)
-    with Pool(min(num_cores, cores.qsize()), pin, (cores,)) as pool:
-        for rows in pool.imap_unordered(searched_and_timed, tasks):
-            with FILE.open("a", newline="") as out:
-                csv.writer(out).writerows(rows)
+    return Pool(min(num_cores, cores.qsize()), pin, (cores,))
 
 
 def covered(rows: pd.DataFrame, budget: float) -> float:
@@ -138,12 +198,21 @@ def report() -> None:
     print(table.round(3).to_markdown(index=False))
     print(table.groupby(["budget", "method"]).mean(numeric_only=True).round(3).to_markdown())
     print(table.groupby("method").mean(numeric_only=True).round(3).to_markdown())
+    picks = pd.read_csv(PICKS).drop(columns="architecture")
+    accuracies = pd.read_csv(CONFIRMED).groupby(["method", "budget", "seed"]).accuracy.mean().reset_index()
+    print(picks.merge(accuracies, how="left").round(3).to_markdown(index=False))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["run", "report"])
+    parser.add_argument("what", choices=["run", "confirm", "report"])
     parser.add_argument("methods", nargs="*", default=METHODS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--cores", type=int, default=1)
     arguments = parser.parse_args()
-    run(arguments.methods, arguments.cores) if arguments.what == "run" else report()
+    if arguments.what == "run":
+        run(arguments.methods, arguments.seeds, arguments.cores)
+    elif arguments.what == "confirm":
+        confirm(arguments.cores)
+    else:
+        report()

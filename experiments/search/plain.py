@@ -39,7 +39,7 @@ torch.set_num_threads(1)
 warnings.simplefilter("ignore")
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 space = SearchSpace.load(arguments.space)
-dataset = open_source(arguments.data).load(Loading(max(space.file.image_size), max_train=4000))
+dataset = open_source(arguments.data).load(Loading(max(space.file.image_size), arguments.seed, 4000))
 trainer = Trainer(dataset, torch.device("cpu"), threads=1)
 samplers = {
     "tpe": optuna.samplers.TPESampler(multivariate=True, group=True, n_startup_trials=10, seed=arguments.seed),

@@ -164,10 +164,11 @@ class CostAwareSampler(BaseSampler):
         first, *others = self.rungs
         levels = [first, *(epochs for epochs in others if len(ended[epochs]) >= NUM_LEVEL)]
         trained = [self.records[i] for i in ended[levels[-1]] if self._held(i)]
+        scores = [record.accuracies[levels[-1] - 1] for record in trained]
         tried = {self._known_as(record.architecture).identity for record in self.records}
         tried |= {frozenset(params.items()) for params in waiting}
         places = [i for i, each in enumerate(self._pool) if each.identity not in tried]
-        near = self._neighbours(trained, generator, tried)
+        near = self._neighbours(trained, scores, generator, tried)
         candidates = [*(self._pool[i] for i in places), *near]
         if not candidates:  # a small space, searched through
             return generator.choice(self._pool).params
@@ -288,10 +289,14 @@ class CostAwareSampler(BaseSampler):
         return np.array([self._latency(self.records[i].costs) for i in rows], np.float64)
 
     def _neighbours(
-        self, trained: Sequence[TrialRecord], generator: random.Random, tried: set[frozenset[tuple[str, Any]]]
+        self,
+        trained: Sequence[TrialRecord],
+        accuracies: Sequence[float],
+        generator: random.Random,
+        tried: set[frozenset[tuple[str, Any]]],
     ) -> list[Candidate]:
-        """Designs that answer one to three questions otherwise than one of the front."""
-        best = front([r.accuracy or 0.0 for r in trained], [r.worst_latency or 0.0 for r in trained])
+        """Designs that answer one to three questions otherwise than one of the front of those that were trained."""
+        best = front(accuracies, [record.worst_latency or 0.0 for record in trained])
         parents = [self._known_as(trained[i].architecture).choices for i in best]
         found: dict[frozenset[tuple[str, Any]], Candidate] = {}
         for _ in range(NUM_NEIGHBOURS if parents else 0):
