@@ -65,6 +65,8 @@ def open_run(config: SearchConfig, *, resume: bool) -> tuple[SearchConfig, Path]
     folder = config.out or newest_folder(RUNS, "run folder")
     stored = read_settings(folder)
     check_goes_on(folder, stored)
+    if config.rungs is not None and stored.epochs:
+        config = config.model_copy(update={"rungs": rungs_of(config.rungs, stored.epochs)})
     config.check_resumable(stored)
     given: dict[str, Any] = {name: getattr(config, name) for name in config.model_fields_set & {*config.CHANGEABLE}}
     if given.keys() & {"trials", "time"}:  # a new stop replaces the old one, whichever kind it was

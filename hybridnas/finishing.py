@@ -76,6 +76,13 @@ def covers(search: Search) -> list[int]:
     return [len(search.records), sum(len(record.accuracies) for record in search.records)]
 
 
+def note_seconds(folder: Path, search: Search, doing: str) -> None:
+    """Keep how long something took that was done when the result was written."""
+    result = json.loads((folder / "result.json").read_bytes())
+    result.setdefault("seconds", {})[doing] = round(search.spent[doing], 1)
+    write_atomic(folder / "result.json", json.dumps(result, indent=2))
+
+
 def _export(best: Path, candidate: Confirmed, search: Search) -> list[Latency]:
     """Write the files and time them, read back from disk, on every target."""
     trainer, timers = search.trainer, search.costing.timers

@@ -35,7 +35,7 @@ from hybridnas.data.loading import Loading, Source
 from hybridnas.data.sources import open_source
 from hybridnas.errors import ConfigError, RunError, TargetError, UserError, first_clause
 from hybridnas.files import remove_unfinished
-from hybridnas.finishing import covers, finish_run
+from hybridnas.finishing import covers, finish_run, note_seconds
 from hybridnas.locks import owned
 from hybridnas.proxy.training import Recipe, Trainer
 from hybridnas.report.progress import SearchDisplay, say, telling
@@ -180,7 +180,9 @@ def run_search(
                     folder, search, config.baselines, lambda: end - LAST_S - time.monotonic(), display.say, weights
                 )
     run = Run.load(folder)
-    _draw(run, console)
+    with search.clock("drawing"):
+        _draw(run, console)
+    note_seconds(folder, search, "drawing")
     console.print(front_table(run))
     console.print(summary(run), highlight=False)
     warn_of_drift(timers, console)

@@ -23,7 +23,7 @@ def replay(
     seeds: Annotated[int, typer.Option(help="Searches of each.", min=1)] = 10,
     trainings: Annotated[int, typer.Option(help="Whole trainings that a search may spend.", min=1)] = 80,
     budget_ms: Annotated[
-        float | None, typer.Option(help="What a network may take. Default: no bound.", show_default=False)
+        float | None, typer.Option(help="What a network may take. Default: no bound.", min=0.001, show_default=False)
     ] = None,
     rungs: Annotated[
         str | None,
@@ -32,7 +32,9 @@ def replay(
     no_rungs: Annotated[bool, typer.Option("--no-rungs", help="Train all to the end.")] = False,
     no_gate: Annotated[bool, typer.Option("--no-gate", help="Train what is over the budget, too.")] = False,
     no_seeding: Annotated[bool, typer.Option("--no-seeding", help="Begin without the known layouts.")] = False,
-    data: Annotated[str, typer.Option(help="What was trained on: synthetic or fashion-mnist.")] = "synthetic",
+    data: Annotated[
+        str, typer.Option(help="What was trained on; a search needs all architectures on record.")
+    ] = "synthetic",
     runtime: Annotated[str, typer.Option(help="What was timed: torch or onnxruntime.")] = "torch",
     records: Annotated[
         Path | None, typer.Option(help="A folder of records. Default: those of the package.", show_default=False)

@@ -12,6 +12,7 @@ from rich.table import Table
 from scipy import stats
 
 from hybridnas.config import SAMPLERS
+from hybridnas.cost.measure import MARGIN
 from hybridnas.errors import ConfigError
 from hybridnas.report.curves import Curve, curves_figure
 from hybridnas.report.progress import say, telling
@@ -69,20 +70,26 @@ def compare_samplers(
     if out and out.suffix not in (".png", ".svg"):
         raise ConfigError(f"--out {out} must end in .png or .svg.")
     recorded = Recorded.load(folder, data=data, runtime=runtime)
-    true = recorded.true_front(budget_ms)
-    if true.empty:
+    if len(recorded.networks) < recorded.space.size:
         raise ConfigError(
-            f"--budget-ms {budget_ms:g}: no network on record is so fast; the fastest takes "
-            f"{recorded.networks.latency_ms.min():.3g} ms."
+            f"--data {data} has {len(recorded.networks)} of {recorded.space.size} architectures on record: "
+            "a search needs all."
         )
+    fastest = float(recorded.networks.latency_ms.min())
+    if budget_ms is not None and fastest * (1 + MARGIN) > budget_ms:
+        raise ConfigError(
+            f"--budget-ms {budget_ms:g}: no network on record is so fast; the fastest takes {fastest:.3g} ms, and "
+            f"{MARGIN:.0%} are kept in hand."
+        )
+    true = recorded.true_front(budget_ms)
     say(
         console,
         f"{len(recorded.networks)} architectures trained on {data}, timed in {runtime}: {len(true)} on the true front, "
         f"{true.latency_ms.iloc[0]:.3g} to {true.latency_ms.iloc[-1]:.3g} ms, "
         f"{100 * true.accuracy.iloc[0]:.1f} to {100 * true.accuracy.iloc[-1]:.1f} %",
     )
-    if rungs and (list(rungs) != sorted(set(rungs)) or rungs[-1] > recorded.epochs):
-        raise ConfigError(f"--rungs must rise, up to the {recorded.epochs} epochs on record.")
+    if rungs and (list(rungs) != sorted(set(rungs)) or rungs[0] < 1 or rungs[-1] > recorded.epochs):
+        raise ConfigError(f"--rungs must rise from 1 up to the {recorded.epochs} epochs on record.")
     names = list(samplers or SAMPLERS)
     found: dict[str, list[Replay]] = {name: [] for name in names}
     with telling(console) as tell:

@@ -96,6 +96,23 @@ def test_what_an_ablation_takes_away(records: Path) -> None:
     assert not np.array_equal(seeded.share, unseeded.share)
 
 
+def test_the_records_of_the_package_are_whole() -> None:
+    recorded = Recorded.load()
+    space = recorded.space
+    keys = {design.key for each in itertools.product(FAMILIES, repeat=4) if (design := space.design(each))}
+    assert {*recorded.networks.index} == keys and len(keys) == 256 == space.size
+    assert (recorded.networks.seeds == 3).sum() == 64 and recorded.epochs == 4
+    assert recorded.networks.macs.max() < 6e6
+    assert sum(path.stat().st_size for path in recorded_folder().glob("*.csv")) < 5e6
+    replayed = replay(recorded, "random", seed=0, trainings=6, budget_ms=3.4)
+    assert 0 < replayed.share[-1] < 1 and replayed.over_budget == 0
+
+
+def test_a_search_needs_all_architectures(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(app, ["--data", "fashion-mnist"]) == 2
+    assert "--data fashion-mnist has 80 of 256 architectures on record: a search needs all." in capsys.readouterr().err
+
+
 def test_the_sampler_that_knows_costs_finds_more_than_chance(records: Path) -> None:
     rows = compare_samplers(["random", "cost-aware"], seeds=2, trainings=10, folder=records).set_index("sampler")
     assert rows.share_10["cost-aware"] > rows.share_10["random"]
@@ -124,7 +141,10 @@ def test_the_command_prints_a_table_and_draws(
         (["--data", "imagenet"], "--data imagenet is not on record; synthetic"),
         (["--runtime", "abacus"], "--runtime abacus was not timed; torch and onnxruntime were."),
         (["--budget-ms", "0.5"], "no network on record is so fast; the fastest takes 4 ms"),
-        (["--rungs", "1,9"], "--rungs must rise, up to the 4 epochs on record."),
+        (["--budget-ms", "4.1"], "no network on record is so fast; the fastest takes 4 ms, and 3% are kept in hand."),
+        (["--budget-ms", "0"], "is not in the range"),
+        (["--rungs", "1,9"], "--rungs must rise from 1 up to the 4 epochs on record."),
+        (["--rungs", "0,4"], "--rungs must rise from 1 up to the 4 epochs on record."),
         (["--rungs", "few"], "--rungs must be numbers of epochs such as 1,3,9, got 'few'."),
         (["--rungs", "2", "--no-rungs"], "--no-rungs and --rungs exclude each other"),
         (["--seeds", "0"], "greater than or equal to 1"),

@@ -21,16 +21,17 @@ from fakes import CountingTimer, Opened
 from processes import SECONDS, Warm, start, wait_for_rows
 
 from hybridnas import Architecture, Run, SearchConfig, Stage, Stem, Transition, run_search
-from hybridnas.beginning import resolved
+from hybridnas.beginning import open_run, resolved
 from hybridnas.cli import exit_code
 from hybridnas.cost.latency import Latency
-from hybridnas.errors import CannotRun, RunError, TargetError
+from hybridnas.errors import CannotRun, ConfigError, RunError, TargetError
 from hybridnas.model import HybridNet
 from hybridnas.pipeline import _draw
 from hybridnas.report.__main__ import app as report_app
 from hybridnas.report.figures import FIGURES
 from hybridnas.report.tables import summary
 from hybridnas.search import app
+from hybridnas.study.run import write_settings
 
 
 @pytest.fixture
@@ -323,6 +324,23 @@ def test_resume_refuses_another_configuration_by_name(
     assert exit_code(app, ["--resume", "--out", str(finished), *flags]) == 2
     assert capsys.readouterr().err.startswith(f"hybridnas: {sentence}")
     assert sorted((path, path.stat().st_mtime_ns) for path in finished.rglob("*")) == before
+
+
+@pytest.mark.parametrize("flags", [["--rungs", "1"], ["--rungs", "1,3"], ["--no-rungs"], []])
+def test_a_search_goes_on_by_its_own_command(tmp_path: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one with other rungs does not."""
+    given = []
+    monkeypatch.setattr("hybridnas.pipeline.run_search", lambda config, **_: given.append(config))
+    command = ["--epochs", "3", *flags, "--out", str(tmp_path)]
+    assert exit_code(app, command) == 0
+    stored = resolved(given[0], space="tiny")
+    assert stored.rungs == ((3,) if flags == ["--no-rungs"] else (1, 3))
+    write_settings(tmp_path, stored)
+    assert exit_code(app, [*command, "--resume"]) == 0
+    monkeypatch.setattr("hybridnas.beginning.check_goes_on", lambda *_: None)
+    assert open_run(given[1], resume=True)[0].rungs == stored.rungs
+    with pytest.raises(ConfigError, match="--rungs was .* in this run and cannot become"):
+        open_run(given[1].model_copy(update={"rungs": (2,)}), resume=True)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Equal time on one core for hybridnas, random search behind its gate, and the plain script: whose front covers more?
 
     python experiments/search/live.py run [METHOD ...] [--seeds N ...] [--cores N]
-    python experiments/search/live.py confirm [--cores N]
+    python experiments/search/live.py confirm [--seeds N ...] [--cores N]
     python experiments/search/live.py report
 
 It goes on where it stopped; rows are appended to live.csv, picks.csv and confirmed.csv.
@@ -136,9 +136,10 @@ def run(methods: list[str], seeds: list[int], num_cores: int) -> None:
             append(PICKS, [pick])
 
 
-def confirm(num_cores: int) -> None:
+def confirm(seeds: list[int], num_cores: int) -> None:
     done = begun(CONFIRMED, "method,budget,seed,training_seed,accuracy")
     picks = pd.read_csv(PICKS).dropna()
+    picks = picks[picks.seed.isin(seeds)]
     tasks = [
         (row.method, row.budget, row.seed, row.architecture, training_seed)
         for row, training_seed in itertools.product(picks.itertuples(), CONFIRMING_SEEDS)
@@ -213,6 +214,6 @@ if __name__ == "__main__":
     if arguments.what == "run":
         run(arguments.methods, arguments.seeds, arguments.cores)
     elif arguments.what == "confirm":
-        confirm(arguments.cores)
+        confirm(arguments.seeds, arguments.cores)
     else:
         report()

@@ -208,7 +208,9 @@ class CostAwareSampler(BaseSampler):
                 latency[place] = (self._latency(costs) or 0.0) if self.latency_counts else 0.0
                 feasible[place] = float(self.budget.excess(costs) <= 0)
                 value[place] = (gain(np.array([place]), latency[place : place + 1]) * feasible[place])[0]
-        return candidates[int(np.argmax(value))].params
+        best = np.argsort(-value, kind="stable")
+        new = self._distinct(best, candidates)
+        return candidates[new[0] if new else best[0]].params
 
     def _foreseen(self, ended: Mapping[int, list[int]], pool: Floats) -> tuple[list[int], Floats, Floats, Floats]:
         """Accuracy at the highest rung that enough trials ended: who these are, theirs, mean and deviation of the pool.

@@ -36,6 +36,8 @@ from hybridnas.study.storage import Storage
 
 #: After so many designs that all were over the budget, none of them trained, the budget is taken to be out of reach.
 HOPELESS = 60
+#: After so many in a row, some having been trained before, nothing else is taken to hold it.
+BARREN = 500
 #: After so many known layouts that were timed at middle size, and not one held the budget, no other's is tried.
 TOO_MUCH = 2
 #: After so many proposals of the sampler in a row that were tried before, points are drawn at random; after so many of
@@ -117,6 +119,7 @@ class Search:
         self._ordered: dict[int, tuple[list[TrialRecord], list[int]]] = {}  # by rung, until a record changes
         self.spent: defaultdict[str, float] = defaultdict(float)  # seconds, by what was done
         self._decided = False
+        self._in_vain = 0  # designs tried since one was trained
         self._proposals = Proposals(self.space, self.objective, len(self.rungs), self.seed)
         self.designs = {name: self._in_space(design) for name, design in self.designs.items()}
         self._elsewhere: set[str] = set()  # keys of what other searches are at
@@ -142,7 +145,7 @@ class Search:
                 task, result = self.places.wait(lambda share: self.report(Progress(self.records, share=share)))
             too_long = too_long + 1 if isinstance(result, OutOfTime) else 0
             self._ended(self._running.pop(task.number), task, result)
-        if self.num_begun == 0 and self.records:
+        if self._none_held:
             raise self._over_budget(hurried=seconds_left() < 0)
 
     def _begin_next(self, trials: int | None, seconds_left: Callable[[], float]) -> bool:
@@ -154,7 +157,7 @@ class Search:
         fresh = sum(running.record.rung == 0 and not running.record.accuracies for running in self._running.values())
         if going_on is None and trials is not None and self.num_begun + fresh >= trials:
             return False
-        if seconds_left() < self._typical_seconds(going_on):
+        if seconds_left() < self._typical_seconds(going_on) or (going_on is None and self._in_vain >= BARREN):
             if going_on is not None:
                 self._release(going_on, going_on.rung + 1)
             return False
@@ -172,11 +175,19 @@ class Search:
         """Trials that were trained, whether or not to the end, and whether or not that went well."""
         return sum(record.status != "infeasible" for record in self.records)
 
+    @property
+    def _none_held(self) -> bool:
+        """Whether some were over the budget and all others cannot be run at all."""
+        others = [record for record in self.records if record.status != "infeasible"]
+        return len(others) < len(self.records) and all(record.cost.milliseconds is None for record in others)
+
     @cached_property
     def _sampler(self) -> str | BaseSampler:
         name = self.sampler
         if name == "auto":
             name = COST_AWARE if self.objective.third is None else "tpe"
+            if name == COST_AWARE:
+                self.say(f"sampler {COST_AWARE}: costs are known, accuracy is learnt from the trainings")
         if name != COST_AWARE:
             return name
         from hybridnas.study.cost_aware import CostAwareSampler  # scikit-learn takes two seconds
@@ -322,9 +333,13 @@ class Search:
         )
         if status == "failed" or self.budget.excess(costs) > 0:
             self._end(record, attrs=proposal.attrs)
-            if len(self.records) >= HOPELESS and self.num_begun == 0 and not self._running:
+            self._in_vain += 1
+            if self._in_vain == BARREN:
+                self.say(f"{BARREN} designs in a row are over the budget: no more are tried")
+            if len(self.records) >= HOPELESS and self._none_held and not self._running:
                 raise self._over_budget()
             return
+        self._in_vain = 0
         self._train(record, 0, seconds_left, proposal.attrs)
 
     def _go_on(self, record: TrialRecord, seconds_left: Callable[[], float]) -> None:

@@ -97,11 +97,11 @@ class Proposals:
             rung.study = optuna.create_study(directions=self.objective.directions)
             self._show(rung, self._best(rung.told[:left_out]))
             rung.left_out = rung.num_shown = left_out
-            for design in [each[0] for each in self._in_flight.values()]:
-                self.end(design)
-                self._begin(rung.study, design)
         self._show(rung, rung.told[rung.num_shown :])
         rung.num_shown = len(rung.told)
+        for design in [design for design, study, _ in self._in_flight.values() if study is not rung.study]:
+            self.end(design)
+            self._begin(rung.study, design)
         return rung.study
 
     def _show(self, rung: _Rung, told: Sequence[_Told]) -> None:

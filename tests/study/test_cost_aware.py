@@ -60,10 +60,10 @@ def record(number: int, architecture: Architecture) -> TrialRecord:
     )
 
 
-def searched(count: int, seed: int, *, table: bool) -> list[TrialRecord]:
+def searched(count: int, seed: int, *, table: bool, latency_counts: bool = True) -> list[TrialRecord]:
     records: list[TrialRecord] = []
     known = (lambda architecture: [cost(truth(architecture)[1], timed=False)]) if table else lambda architecture: None
-    sampler = CostAwareSampler(TINY, records, BUDGET, known, [1.0], seed)
+    sampler = CostAwareSampler(TINY, records, BUDGET, known, [1.0], seed, latency_counts=latency_counts)
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
     for number in range(count):
         trial = study.ask()
@@ -164,6 +164,60 @@ def test_what_is_in_flight_is_not_proposed_again() -> None:
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
     keys = [suggest(study.ask(), TINY).key for _ in range(4)]
     assert len(set(keys)) == 4
+
+
+def test_what_is_in_flight_counts_as_if_it_had_come_out_as_foreseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = searched(16, 4, table=True)
+    fronts, found = [], []
+
+    def spied(mean, deviation, at, accuracy, known, **options):  # type: ignore[no-untyped-def]
+        fronts.append((accuracy, known))
+        found.append(expected_hypervolume_improvement(mean, deviation, at, accuracy, known, **options))
+        return found[-1]
+
+    monkeypatch.setattr(cost_aware, "expected_hypervolume_improvement", spied)
+    sampler = CostAwareSampler(TINY, records, BUDGET, lambda _: None, [1.0], 4)
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+    suggest(study.ask(), TINY)
+    first = fronts[0]
+    suggest(study.ask(), TINY)
+    second = fronts[-1]
+    assert found[-1].max() < found[0].max()  # what it promised is taken
+    assert set(second[0]) - set(first[0]) and set(second[1]) - set(first[1])
+
+
+def test_the_most_accurate_alone_is_searched_where_latency_does_not_count() -> None:
+    def best(records: list[TrialRecord]) -> float:
+        return max(each.accuracy or 0.0 for each in records)
+
+    generator = random.Random(0)
+    blind = [record(n, TINY.sample(lambda _, values: generator.choice(values))) for n in range(300)]
+    own = searched(45, 0, table=True, latency_counts=False)
+    assert best(own) > best(blind)
+    assert best(own) >= best(searched(45, 0, table=True))
+
+
+def test_another_answer_that_makes_a_tried_network_is_not_proposed(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """Where a stage is nothing, what its width would be makes no difference."""
+    file = tmp_path / "aliases.yaml"
+    file.write_text(
+        "image_size: 16\nstem: {type: conv, width: [8, 16, 24]}\nstages:\n"
+        "  - {transition: conv, block: [mbconv, convnext], depth: [1, 2, 3, 4], width: [8, 16]}\n"
+        "  - {transition: [conv, patch], block: [mbconv, convnext], depth: [0, 1], width: [8, 16, 24, 32]}\n"
+    )
+    space = SearchSpace.load(file)
+    drawn: dict[str, Architecture] = {}
+    generator = random.Random(0)
+    while len(drawn) < 40:
+        design = space.sample(lambda _, values: generator.choice(values))
+        drawn.setdefault(design.key, design)
+    records = [
+        TrialRecord(n, each, "", "complete", "", (cost(1.0),), (0.9 - 0.4 * bool(each.stages[1].depth),), 1.0, 0, 1.0)
+        for n, each in enumerate(drawn.values())
+    ]
+    sampler = CostAwareSampler(space, records, Budget(), lambda _: None, [1.0], 0)
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+    assert suggest(study.ask(), space).key not in drawn
 
 
 def test_an_enqueued_design_is_taken_as_it_is() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -15,17 +16,21 @@ from optuna.trial import TrialState
 from safetensors.torch import load_file
 
 from hybridnas.architecture import Architecture
-from hybridnas.cost.latency import Timer
+from hybridnas.cost.latency import Latency, Timer
 from hybridnas.cost.measure import Budget, Costing
 from hybridnas.cost.table import Table
 from hybridnas.data.loading import Loading
 from hybridnas.data.sources import open_source
 from hybridnas.errors import BudgetError, CannotRun, ConfigError, OutOfTime, RunError, TargetError, TrainingFailed
-from hybridnas.model import build, num_params
-from hybridnas.proxy.evaluation import Result, Task, evaluate
+from hybridnas.model import HybridNet, build, num_params
+from hybridnas.proxy.evaluation import Outcome, Result, Task, evaluate
 from hybridnas.proxy.training import Recipe, Trainer
+from hybridnas.seeds import derive_seed
 from hybridnas.space import SearchSpace
+from hybridnas.study import loop as loop_module
 from hybridnas.study import sampler as sampler_module
+from hybridnas.study.cost_aware import CostAwareSampler
+from hybridnas.study.executors import Serial
 from hybridnas.study.loop import HOPELESS, TOO_LONG, Search
 from hybridnas.study.objective import NUM_BEST, Aim, Objective
 from hybridnas.study.records import TrialRecord, front_of
@@ -178,6 +183,33 @@ def test_an_unreachable_budget_ends_with_the_nearest_design(make_search: MakeSea
     fastest = min(record.cost.latency_ms_p50 for record in search.records if record.cost.latency_ms_p50)
     assert f"took {fastest:.3g} ms" in str(caught.value)
     assert len(search.records) == HOPELESS
+
+
+def test_what_cannot_be_run_makes_no_budget_reachable(make_search: MakeSearch) -> None:
+    def lacks_attention(model: object) -> None:
+        if "GlobalAttention" in repr(model):
+            raise CannotRun("no such operator")
+
+    search = make_search(Budget(ms=1e-3), timers=[CountingTimer(before=lacks_attention)])
+    with pytest.raises(BudgetError, match="is out of reach"):
+        search.run(trials=None, seconds_left=forever)
+    assert {record.status for record in search.records} == {"failed", "infeasible"}
+
+
+def test_where_hardly_anything_holds_the_budget_the_search_ends(
+    make_search: MakeSearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_module, "BARREN", 25)
+    space = make_search().space
+    smallest = space.design(("mbconv", "mbconv"), size=0.0)
+    assert smallest
+    params = num_params(build(smallest, 3).deploy())
+    search, said = make_search(Budget(params=1.02 * params), folder="barren", sampler="random"), []
+    search.say = said.append
+    search.run(trials=30, seconds_left=forever)
+    assert 0 < search.num_begun < 30
+    assert all(record.status == "infeasible" for record in search.records[-25:])
+    assert said == ["25 designs in a row are over the budget: no more are tried"]
 
 
 def test_a_space_searched_through_ends_and_nothing_is_trained_twice(make_search: MakeSearch) -> None:
@@ -473,6 +505,110 @@ def test_at_a_rung_it_goes_on_from_where_it_stopped(make_search: MakeSearch, tmp
             assert all(torch.equal(value, weights[name]) for name, value in whole.model.state_dict().items())
     stopped = {path.name for path in (tmp_path / "run" / "checkpoints").glob("stopped-*")}
     assert stopped <= {f"stopped-{r.number}.pt" for r in search.records if r.status == "pruned"}
+
+
+def test_what_was_trained_is_not_trained_again(make_search: MakeSearch, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = []
+    real = Trainer.train
+
+    def train(self: Trainer, *args: object, on_step: Callable[[float], None], **options: object) -> object:
+        return real(self, *args, on_step=lambda share: steps.append(share) or on_step(share), **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Trainer, "train", train)
+    search = make_search(rungs=(1, 3))
+    search.run(trials=6, seconds_left=forever)
+    epochs = sum(len(record.accuracies) for record in search.records)
+    assert epochs == 4 * 1 + 2 * 3
+    assert len(steps) == epochs * -(-len(search.trainer.dataset.train) // search.recipe.batch_size)
+
+
+def told_by_key(accuracy: Callable[[Architecture], float]) -> Serial:
+    """Trainings that reach at once what is known of each design."""
+    return Serial(lambda task, _: Outcome((accuracy(task.architecture),) * task.until, 1.0))
+
+
+def test_who_goes_on_is_the_best_of_those_that_ended(make_search: MakeSearch) -> None:
+    """In a space of one family, so that no place is dealt out."""
+    text = """\
+image_size: 16
+stem: {type: conv, width: [8, 16]}
+stages:
+  - {transition: [conv, patch], block: convnext, depth: [1, 2, 3, 4], width: [8, 16, 24]}
+"""
+    search = make_search(
+        space=SearchSpace.parse(text, name="one", file="one.yaml"), rungs=(1, 3), sampler="random", aim="accuracy"
+    )
+    search.places = told_by_key(lambda design: derive_seed(design.key) / 2**31)
+    events: list[TrialRecord] = []
+    search.report = lambda progress: events.append(progress.ended) if progress.ended else None
+    search.run(trials=25, seconds_left=forever)
+    ended: dict[int, float] = {}
+    gone: set[int] = set()
+    for record in events:
+        order = sorted(ended, key=lambda number: -ended[number])
+        earned = [number for number in order[: -(-len(ended) // 3)] if number not in gone]
+        if len(gone) >= -(-len(ended) // 3) or not earned:
+            assert record.rung == 0 and record.number not in ended
+            ended[record.number] = record.accuracies[0]
+        else:
+            assert record.rung == 1 and record.number == earned[0]
+            gone.add(record.number)
+    assert len(ended) == 25 and len(gone) == 9
+
+
+def test_some_of_each_family_go_on_from_the_first_rung(make_search: MakeSearch) -> None:
+    attention = ("window", "global")
+    search = make_search(rungs=(1, 3), sampler="random", aim="accuracy")
+    search.places = told_by_key(
+        lambda design: (design.main_family not in attention) / 2 + derive_seed(design.key) / 2**33
+    )
+    events: list[TrialRecord] = []
+    search.report = lambda progress: events.append(progress.ended) if progress.ended else None
+    search.run(trials=36, seconds_left=forever)
+    late = [r.architecture.main_family for r in events[24:] if r.rung == 1]
+    assert any(family in attention for family in late) and any(family not in attention for family in late)
+
+
+def test_auto_knows_costs_and_says_so(make_search: MakeSearch) -> None:
+    search, said = make_search(sampler="auto"), []
+    search.say = said.append
+    search.run(trials=8, seconds_left=forever)
+    assert isinstance(search._sampler, CostAwareSampler)
+    assert said == ["sampler cost-aware: costs are known, accuracy is learnt from the trainings"]
+
+
+def test_the_most_accurate_within_the_budget_is_searched_where_latency_does_not_count(make_search: MakeSearch) -> None:
+    search = make_search(Budget(macs=84_000), aim="accuracy", sampler="cost-aware")
+    search.run(trials=14, seconds_left=forever)
+    assert isinstance(search._sampler, CostAwareSampler) and not search._sampler.latency_counts
+    assert all(record.cost.macs <= 84_000 for record in search.objective.best(search.records))
+
+
+def test_hardly_any_that_was_trained_turns_out_over_the_budget(
+    make_search: MakeSearch, make_costing: Callable[..., Costing]
+) -> None:
+    """Though a network takes up to 4 % longer or shorter than its parts."""
+
+    class Uneven(CountingTimer):
+        def measure_opened(self, opened: Sequence[torch.nn.Module], **_: object) -> list[Latency]:
+            found = super().measure_opened(opened)
+            return [
+                replace(one, p50=one.p50 * (0.96 + 0.08 * derive_seed(one.p50) / 2**31))
+                if isinstance(network, HybridNet)
+                else one
+                for one, network in zip(found, opened, strict=True)
+            ]
+
+    costing = make_costing(Uneven())
+    fill = make_search(costing=costing, folder="fills the table")
+    fill.run(trials=12, seconds_left=forever)
+    middle = statistics.median(record.worst_latency or 0 for record in fill.records)
+    search = make_search(Budget(ms=middle), costing=costing, rungs=(1, 2), sampler="cost-aware")
+    search.places = told_by_key(lambda design: derive_seed(design.key) / 2**31)
+    search.run(trials=45, seconds_left=forever)
+    trained = [record for record in search.records if record.accuracies]
+    over = [record for record in trained if record.status == "infeasible"]
+    assert len(trained) >= 45 and len(over) < 0.05 * len(trained)
 
 
 def test_stopped_among_rungs_it_makes_the_same_trials(make_search: MakeSearch, tmp_path: Path) -> None:

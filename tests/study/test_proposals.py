@@ -13,8 +13,9 @@ from hybridnas import SearchSpace
 from hybridnas.cost.measure import Cost
 from hybridnas.study import proposals
 from hybridnas.study.objective import Objective
-from hybridnas.study.proposals import Proposals
+from hybridnas.study.proposals import ENOUGH, Proposals
 from hybridnas.study.records import TrialRecord
+from hybridnas.study.sampler import to_params
 from hybridnas.study.storage import Storage
 
 
@@ -86,6 +87,22 @@ def test_a_design_in_flight_is_shown_until_it_ends(space: SearchSpace) -> None:
         assert running() == 1
     asked.end(flying.architecture)
     assert running() == 0
+
+
+def test_samplers_learn_from_the_highest_rung_that_enough_trials_ended(space: SearchSpace) -> None:
+    trials = [each for each in records(space, 60) if each.status == "pruned"]
+    flying = trials.pop()
+    asked = told(space, trials[:ENOUGH])
+    asked.begin(flying.architecture)
+    first = asked._rungs[0].study
+    for record in trials[: ENOUGH - 1]:
+        asked.tell(1, replace(record, accuracies=(*record.accuracies, 0.9)), -0.5)
+    assert asked._level() is first
+    asked.tell(1, replace(trials[ENOUGH - 1], accuracies=(0.8, 0.9)), -0.5)
+    assert asked._level() is asked._rungs[1].study
+    (running,) = asked._level().get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    assert running.params == to_params(space, space.encode(flying.architecture))
+    assert not first.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
 
 def test_what_is_over_the_budget_is_shown_on_every_rung_as_a_constraint_alone(space: SearchSpace) -> None:

@@ -4,6 +4,7 @@ import optuna
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, IntDistribution
+from optuna.samplers import GPSampler, NSGAIISampler, RandomSampler, TPESampler
 
 from hybridnas.seeds import derive_seed
 from hybridnas.space import SearchSpace
@@ -38,6 +39,16 @@ def test_one_study_takes_every_sample_without_a_changed_choice() -> None:
         trial = study.ask()
         architecture = suggest(trial, TINY)
         study.tell(trial, [len(architecture.layout), architecture.stages[0].width])
+
+
+def test_what_the_names_stand_for() -> None:
+    for name in ("tpe", "gp"):
+        sampler = make_sampler(name, 0, 1)
+        tpe = sampler._independent_sampler if name == "gp" else sampler
+        assert isinstance(sampler, GPSampler if name == "gp" else TPESampler)
+        assert isinstance(tpe, TPESampler) and tpe._multivariate and tpe._group
+    assert isinstance(make_sampler("nsga2", 0, 1), NSGAIISampler)
+    assert isinstance(make_sampler("random", 0, 1), RandomSampler)
 
 
 def test_derived_seeds_are_stable_and_spread() -> None:
