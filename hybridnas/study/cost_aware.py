@@ -39,14 +39,18 @@ from hybridnas.study.sampler import stored, to_params
 Floats = NDArray[np.float64]
 #: Choices as Optuna stores them, by name.
 Params = dict[str, Any]
+#: Mean and standard deviation (N,) of points (N, D).
+Model = Callable[[Floats], tuple[Floats, Floats]]
 
 #: Trained designs before accuracies are modelled, and costed ones before costs are.
 NUM_STARTUP, NUM_STARTUP_COSTS = 10, 4
 #: Trials that ended a rung before it is the one that is modelled.
 NUM_LEVEL = 8
-#: Candidates drawn once for a search, and those made for each proposal from the front by changing one to three choices.
-NUM_RANDOM, NUM_NEIGHBOURS = 2000, 200
+#: Candidates drawn once for a search, and those made for each proposal by changing one to three choices: of the front,
+#: and then, in so many steps, of the few that promise most (experiments/search: worth 3 to 5 % of the area).
+NUM_RANDOM, NUM_NEIGHBOURS = 2000, 80
 MOST_CHANGES = 3
+NUM_CLIMBS, NUM_CLIMBING = 3, 10
 #: So many of the best candidates are looked up in the table.
 SHORTLIST = 16
 #: A model learns from so many trials at most, and its kernel from so many of them: that is most of a proposal's time.
@@ -168,7 +172,8 @@ class CostAwareSampler(BaseSampler):
         tried = {self._known_as(record.architecture).identity for record in self.records}
         tried |= {frozenset(params.items()) for params in waiting}
         places = [i for i, each in enumerate(self._pool) if each.identity not in tried]
-        near = self._neighbours(trained, scores, generator, tried)
+        best = front(scores, [self.latency_counts * (record.worst_latency or 0.0) for record in trained])
+        near = self._neighbours([self._known_as(trained[i].architecture) for i in best], generator, tried)
         candidates = [*(self._pool[i] for i in places), *near]
         if not candidates:  # a small space, searched through
             return generator.choice(self._pool).params
@@ -176,70 +181,76 @@ class CostAwareSampler(BaseSampler):
         costed = sorted(islice(latest, MOST_LEARNT))
         if len(costed) < NUM_STARTUP_COSTS:
             return self._first_that_holds(generator.sample(candidates, len(candidates)))
-        size = len(candidates)
         pool = np.vstack([self._pool_features[places], self._encoding([each.params for each in near])])
-        pool = np.vstack([pool, self._encoding(waiting)])
-        latency, doubt = regress(self._features(costed), self._latencies(costed), pool)
-        feasible = self._feasible(pool, latency, doubt)[:size]
+        cost_model = regress(self._features(costed), self._latencies(costed))
+        feasibility = self._feasibility()
         if len(ended[first]) < NUM_STARTUP:
+            feasible = feasibility(pool, *cost_model(pool))
             likely = np.flatnonzero(feasible >= min(0.5, feasible.max())).tolist()
             return self._first_that_holds([candidates[i] for i in generator.sample(likely, len(likely))])
-        rows, accuracy, mean, deviation = self._foreseen({epochs: ended[epochs] for epochs in levels}, pool)
-        # Those in flight count as if they had come out as expected: the next one is to be elsewhere.
-        accuracy = np.append(accuracy, mean[size:])
-        taken = np.append(self._latencies(rows), latency[size:])
+        rows, accuracy, foreseen = self._foreseen({epochs: ended[epochs] for epochs in levels})
+        taken = self._latencies(rows)
+        if waiting:  # as if they had come out as expected: the next one is to be elsewhere
+            flying = self._encoding(waiting)
+            accuracy = np.append(accuracy, foreseen(flying)[0])
+            taken = np.append(taken, cost_model(flying)[0])
         if not self.latency_counts:
-            latency, taken = np.zeros_like(latency), np.zeros_like(taken)
+            taken = np.zeros_like(taken)
         floor, worst = float(accuracy.min()), float(taken.max()) + BEYOND
         held = [i for i in range(len(taken)) if i >= len(rows) or self._held(rows[i])]
         accuracy, taken = accuracy[held], taken[held]
         steps = front(accuracy.tolist(), taken.tolist())
 
-        def gain(which: NDArray[np.intp], at: Floats) -> Floats:
+        def gain(points: Floats, at: Floats) -> Floats:
+            mean, deviation = foreseen(points)
             return expected_hypervolume_improvement(
-                mean[which], deviation[which], at, accuracy[steps], taken[steps], floor=floor, worst_cost=worst
+                mean, deviation, at, accuracy[steps], taken[steps], floor=floor, worst_cost=worst
             )
 
-        value = gain(np.arange(size), latency[:size]) * feasible
-        best = np.argsort(-value, kind="stable")
-        for place in self._distinct(best, candidates):
-            costs = self.foresee(candidates[place].architecture)
-            if costs is not None:
-                latency[place] = (self._latency(costs) or 0.0) if self.latency_counts else 0.0
-                feasible[place] = float(self.budget.excess(costs) <= 0)
-                value[place] = (gain(np.array([place]), latency[place : place + 1]) * feasible[place])[0]
-        best = np.argsort(-value, kind="stable")
-        new = self._distinct(best, candidates)
-        return candidates[new[0] if new else best[0]].params
+        def promise(points: Floats) -> Floats:
+            latency, doubt = cost_model(points)
+            feasible = feasibility(points, latency, doubt)
+            return gain(points, latency if self.latency_counts else np.zeros_like(latency)) * feasible
 
-    def _foreseen(self, ended: Mapping[int, list[int]], pool: Floats) -> tuple[list[int], Floats, Floats, Floats]:
-        """Accuracy at the highest rung that enough trials ended: who these are, theirs, mean and deviation of the pool.
+        def by_promise() -> list[int]:
+            return [int(i) for i in np.argsort(-value, kind="stable")]
+
+        value = promise(pool)
+        for _ in range(NUM_CLIMBS):
+            near = self._neighbours([candidates[i] for i in by_promise()[:NUM_CLIMBING]], generator, tried)
+            if not near:
+                break
+            candidates += near
+            features = self._encoding([each.params for each in near])
+            pool, value = np.vstack([pool, features]), np.append(value, promise(features))
+        shortlist = self._distinct(by_promise(), candidates)
+        known = {i: costs for i in shortlist if (costs := self.foresee(candidates[i].architecture)) is not None}
+        if known:
+            at = [self.latency_counts * (self._latency(costs) or 0.0) for costs in known.values()]
+            held_surely = [self.budget.excess(costs) <= 0 for costs in known.values()]
+            value[[*known]] = gain(pool[[*known]], np.array(at)) * held_surely
+        ranked = by_promise()
+        new = self._distinct(ranked, candidates)
+        return candidates[new[0] if new else ranked[0]].params
+
+    def _foreseen(self, ended: Mapping[int, list[int]]) -> tuple[list[int], Floats, Model]:
+        """Accuracy at the highest rung that enough trials ended: who these are, theirs, and what is foreseen of others.
 
         What a rung's model says of a design is, scaled, the prior mean of the next one's (Kennedy and O'Hagan, 2000).
         All is learnt from the trials that `_best_and_latest` leaves.
 
         Args:
             ended: Who ended the rungs that are modelled, by their epochs.
-            pool: Encoded.
         """
-        levels = []
         rows, accuracy = np.empty(0, int), np.empty(0)
+        model: Model | None = None
         for epochs, trials in ended.items():
             rows = np.array(trials)
             accuracy = np.array([self.records[i].accuracies[epochs - 1] for i in rows])
             kept = _best_and_latest(accuracy)
-            levels.append((rows[kept], accuracy[kept]))
-        learnt = np.unique(np.concatenate([rows for rows, _ in levels]))
-        both = np.vstack([self._features(learnt.tolist()), pool])
-        prior, doubt = np.zeros(len(both)), np.zeros(len(both))
-        for level, (kept_rows, values) in enumerate(levels):
-            places = np.searchsorted(learnt, kept_rows)
-            if level:
-                slope, offset = np.polyfit(prior[places], values, 1)
-                prior, doubt = slope * prior + offset, abs(slope) * doubt
-            mean, deviation = regress(both[places], values - prior[places], both)
-            prior, doubt = prior + mean, np.hypot(doubt, deviation)
-        return rows.tolist(), accuracy, prior[len(learnt) :], doubt[len(learnt) :]
+            model = _corrected(model, self._features(rows[kept].tolist()), accuracy[kept])
+        assert model
+        return rows.tolist(), accuracy, model
 
     def _held(self, i: int) -> bool:
         """Whether a trained trial holds the budget, also as it was timed when it went on to the next rung."""
@@ -291,18 +302,12 @@ class CostAwareSampler(BaseSampler):
         return np.array([self._latency(self.records[i].costs) for i in rows], np.float64)
 
     def _neighbours(
-        self,
-        trained: Sequence[TrialRecord],
-        accuracies: Sequence[float],
-        generator: random.Random,
-        tried: set[frozenset[tuple[str, Any]]],
+        self, parents: Sequence[Candidate], generator: random.Random, tried: set[frozenset[tuple[str, Any]]]
     ) -> list[Candidate]:
-        """Designs that answer one to three questions otherwise than one of the front of those that were trained."""
-        best = front(accuracies, [record.worst_latency or 0.0 for record in trained])
-        parents = [self._known_as(trained[i].architecture).choices for i in best]
+        """Designs that answer one to three questions otherwise than one of some others."""
         found: dict[frozenset[tuple[str, Any]], Candidate] = {}
         for _ in range(NUM_NEIGHBOURS if parents else 0):
-            choices = generator.choice(parents)
+            choices = generator.choice(parents).choices
             changed = generator.sample(list(choices), min(len(choices), generator.randint(1, MOST_CHANGES)))
 
             def choose(
@@ -319,26 +324,47 @@ class CostAwareSampler(BaseSampler):
                 found[near.identity] = near
         return list(found.values())
 
-    def _feasible(self, pool: Floats, latency: Floats, doubt: Floats) -> Floats:
-        """The probability that a candidate holds the budget.
+    def _feasibility(self) -> Callable[[Floats, Floats, Floats], Floats]:
+        """The probability that points hold the budget, whose latency and its doubt are told, too.
 
         Where that is of milliseconds on one target alone, what is known of its latency, as `_latency` says it, tells;
         else it is learnt from all that were costed, as far as that went.
         """
         if (bound := self.budget.only_ms(len(self.reference_ms))) is not None:
-            return np.asarray(ndtr((math.log(bound / (1 + MARGIN)) - latency) / doubt), np.float64)
+            most = math.log(bound / (1 + MARGIN))
+            return lambda points, latency, doubt: np.asarray(ndtr((most - latency) / doubt), np.float64)
         latest = range(len(self.records))[-MOST_LEARNT:]
         excess = np.log1p([max(self.budget.excess(self.records[i].costs), -0.99) for i in latest])
         if np.ptp(excess) == 0:  # nothing bounds the designs
-            return np.ones(len(pool))
-        over, deviation = regress(self._features(latest), excess, pool)
-        return np.asarray(ndtr(-over / deviation), np.float64)
+            return lambda points, latency, doubt: np.ones(len(points))
+        over = regress(self._features(latest), excess)
+
+        def feasible(points: Floats, latency: Floats, doubt: Floats) -> Floats:
+            mean, deviation = over(points)
+            return np.asarray(ndtr(-mean / deviation), np.float64)
+
+        return feasible
 
     def _latency(self, costs: Sequence[Cost]) -> float | None:
         """Log of the worst latency of all targets, measured or else predicted; None where one lacks."""
         if any(cost.milliseconds is None for cost in costs):
             return None
         return float(np.log(self.budget.worst_latency(costs, self.reference_ms)))
+
+
+def _corrected(prior: Model | None, seen: Floats, values: Floats) -> Model:
+    """A model of values whose mean, before any was seen, is a prior's, scaled."""
+    if prior is None:
+        return regress(seen, values)
+    before = prior(seen)[0]
+    slope, offset = np.polyfit(before, values, 1)
+    rest = regress(seen, values - slope * before - offset)
+
+    def predict(points: Floats) -> tuple[Floats, Floats]:
+        (mean, doubt), (more, deviation) = prior(points), rest(points)
+        return slope * mean + offset + more, np.hypot(slope * doubt, deviation)
+
+    return predict
 
 
 def _best_and_latest(values: Floats) -> NDArray[np.intp]:
@@ -425,10 +451,10 @@ class Encoding:
         return found
 
 
-def regress(seen: Floats, values: Floats, pool: Floats) -> tuple[Floats, Floats]:
-    """Mean and standard deviation (N,) of `values` (M,) at `pool` (N, D), by a Gaussian process over `seen` (M, D).
+def regress(seen: Floats, values: Floats) -> Model:
+    """A Gaussian process over `seen` (M, D), where `values` (M,) were observed.
 
-    The deviation is that of the value itself, without the noise of observing it.
+    The deviation that it gives is that of the value itself, without the noise of observing it.
     """
     kernel = ConstantKernel(1.0, (1e-2, 1e2)) * Matern(2.0, (0.2, 20.0), nu=2.5) + WhiteKernel(0.1, (1e-4, 1.0))
     model = GaussianProcessRegressor(kernel, normalize_y=True, random_state=0)
@@ -438,7 +464,11 @@ def regress(seen: Floats, values: Floats, pool: Floats) -> tuple[Floats, Floats]
         model.fit(seen[some], values[some])
         if len(some) < len(values):
             model = GaussianProcessRegressor(model.kernel_, optimizer=None, normalize_y=True).fit(seen, values)
-        mean, deviation = model.predict(pool, return_std=True)
     noise = model.kernel_.k2.noise_level * np.var(values)
-    variance = np.maximum(np.asarray(deviation, np.float64) ** 2 - noise, 1e-12)
-    return np.asarray(mean, np.float64), np.sqrt(variance)
+
+    def predict(points: Floats) -> tuple[Floats, Floats]:
+        mean, deviation = model.predict(points, return_std=True)
+        variance = np.maximum(np.asarray(deviation, np.float64) ** 2 - noise, 1e-12)
+        return np.asarray(mean, np.float64), np.sqrt(variance)
+
+    return predict

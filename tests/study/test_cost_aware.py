@@ -109,7 +109,7 @@ def test_choices_become_numbers() -> None:
 def test_a_regression_learns_and_leaves_the_noise_out() -> None:
     generator = np.random.default_rng(0)
     x = generator.uniform(size=(150, 3))
-    mean, deviation = regress(x, x[:, 0] + generator.normal(0, 0.05, 150), x[:5])
+    mean, deviation = regress(x, x[:, 0] + generator.normal(0, 0.05, 150))(x[:5])
     assert np.abs(mean - x[:5, 0]).max() < 0.05 and (deviation < 0.04).all()
 
 
@@ -191,10 +191,12 @@ def test_the_most_accurate_alone_is_searched_where_latency_does_not_count() -> N
         return max(each.accuracy or 0.0 for each in records)
 
     generator = random.Random(0)
-    blind = [record(n, TINY.sample(lambda _, values: generator.choice(values))) for n in range(300)]
+    blind = [record(n, TINY.sample(lambda _, values: generator.choice(values))) for n in range(150)]
     own = searched(45, 0, table=True, latency_counts=False)
     assert best(own) > best(blind)
-    assert best(own) >= best(searched(45, 0, table=True))
+    late = [each.worst_latency or 0.0 for each in own[25:] if each.status == "complete"]
+    of_the_front = [each.worst_latency or 0.0 for each in searched(45, 0, table=True)[25:] if each.worst_latency]
+    assert np.median(late) > np.median(of_the_front)  # nothing is given for being quick
 
 
 def test_another_answer_that_makes_a_tried_network_is_not_proposed(tmp_path) -> None:  # type: ignore[no-untyped-def]
@@ -307,7 +309,8 @@ def test_what_ended_a_lower_rung_alone_helps_to_foresee_the_highest() -> None:
         sampler = CostAwareSampler(TINY, known, BUDGET, lambda design: None, [1.0], 0, rungs)
         pool = [to_params(TINY, TINY.encode(design)) for design, _ in others]
         ended = {epochs: sampler._ended(epochs) for epochs in rungs}
-        rows, accuracy, mean, deviation = sampler._foreseen(ended, sampler._encoding(pool))
+        rows, accuracy, model = sampler._foreseen(ended)
+        mean, deviation = model(sampler._encoding(pool))
         assert rows == list(range(10)) and accuracy.max() == max(r.accuracy for r in known[:10])
         assert len(mean) == len(deviation) == len(others) and (deviation > 0).all()
         return float(np.abs(mean - [late for _, late in others]).mean())
