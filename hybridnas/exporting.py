@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from hybridnas.cost.latency import available_cores
@@ -26,7 +28,7 @@ from hybridnas.export.describing import training_card, trial_card
 from hybridnas.export.formats import FORMATS, read_formats
 from hybridnas.export.parity import Parity, check_file, not_written
 from hybridnas.export.preprocessing import Preprocessing
-from hybridnas.files import write_atomic
+from hybridnas.files import UNFINISHED, write_atomic
 from hybridnas.full_training import ALL, CHECKPOINT
 from hybridnas.model import HybridNet
 from hybridnas.pipeline import dataset_of
@@ -128,6 +130,8 @@ def _of_run(folder: Path, trial: int | None, all_front: bool, data: str | None, 
         raise RunError(f"{folder} has no trial that was trained: there is nothing to export.")
     if all_front:
         numbers = [int(number) for number in run.front().number]
+        if not numbers:
+            raise RunError(f"{folder} has no front yet: no trial was trained to the end; go on with --resume.")
     else:
         numbers = [int(run.best.number) if trial is None else trial]
     designs = {number: run.architecture(number) for number in numbers}
@@ -147,7 +151,7 @@ def _of_run(folder: Path, trial: int | None, all_front: bool, data: str | None, 
         Trained(
             f"trial {number}",
             with_weights(designs[number], path, dataset.num_classes),
-            trial_card(run, number),
+            trial_card(run, number, path),
             Preprocessing.of(designs[number].image_size, mean.tolist(), std.tolist(), dataset.class_names),
             _some(dataset, designs[number].image_size),
             min(run.config.threads or 1, available_cores()),
@@ -215,7 +219,17 @@ def _some(dataset: Dataset, image_size: int) -> Tensor:
 
 
 def _export(trained: Trained, folder: Path, kinds: Sequence[str], console: Console) -> Exported:
-    """Write all files of a network, and compare each."""
+    """Write all files of a network, and compare each; none is seen in the folder before all are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder) as new:
+        exported = _compared(trained, Path(new), kinds, console)
+        for path in sorted(Path(new).iterdir()):
+            path.replace(folder / path.name)
+    return Exported(trained.name, folder, exported)
+
+
+def _compared(trained: Trained, folder: Path, kinds: Sequence[str], console: Console) -> tuple[Parity, ...]:
+    """Write all files of a network, and what became of each; the card and the table tell of it."""
     model, size = trained.model, trained.preprocessing.image_size
     images = trained.preprocessing.normal(trained.images)
     with torch.inference_mode():
@@ -230,14 +244,13 @@ def _export(trained: Trained, folder: Path, kinds: Sequence[str], console: Conso
                 files.append(check_file(kind, folder, images, expected, trained.threads))
             except CannotRun as error:
                 files.append(not_written(kind, error))
-    exported = Exported(trained.name, folder, tuple(files))
     about = _about(trained, len(images))
     card = trained.card
-    write_card(card, folder, model.architecture, trained.preprocessing, exported.files, about)
+    write_card(card, folder, model.architecture, trained.preprocessing, files, about)
     table = {"name": trained.name, "key": model.architecture.key, "threads": trained.threads, "images": len(images)}
     table |= {"tolerance": TOLERANCE, "files": [asdict(each) for each in files]}
     write_atomic(folder / FILE, json.dumps(table, indent=2))
-    return exported
+    return tuple(files)
 
 
 def _about(trained: Trained, num_images: int) -> str:
@@ -262,7 +275,8 @@ def _table(trained: Trained, exported: Exported) -> Table:
         table.add_column(name, justify="right")
     for each in exported.files:
         if each.problem:
-            table.add_row(each.format, f"deleted: {each.problem}" if each.megabytes else each.problem, style="bold red")
+            deleted = "deleted: " if each.megabytes else ""
+            table.add_row(each.format, Text(f"{deleted}{each.problem}"), style="bold red")
             continue
         table.add_row(each.format, each.file, *each.figures())
     table.caption = _about(trained, len(trained.images))

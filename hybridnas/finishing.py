@@ -21,7 +21,7 @@ from hybridnas.export.preprocessing import Preprocessing
 from hybridnas.files import write_atomic
 from hybridnas.study.confirm import LONGER, Confirmed, confirm, margins
 from hybridnas.study.loop import Search, over_budget
-from hybridnas.study.run import Run, load_network
+from hybridnas.study.run import Run, best_weights, load_network
 
 #: How often and how long an exported file is timed, and the seconds between.
 SITTINGS, SITTING_S, PAUSE_S = 3, 2.0, 3.0
@@ -145,7 +145,7 @@ def _write_result(
 
 
 def _write_card(folder: Path, winner: Confirmed) -> None:
-    card = trial_card(Run.load(folder), winner.record.number)
+    card = trial_card(Run.load(folder), winner.record.number, best_weights(folder))
     write_card(card, folder / "best", winner.record.architecture, Preprocessing.read(folder / "best"))
 
 

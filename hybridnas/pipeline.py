@@ -106,9 +106,10 @@ def run_search(
     device = local_device(str(config.device))
     weights = weights_of(config)
     dataset = _load(source, config, max(space.file.image_size), console)
-    console.print(
+    say(
+        console,
         f"space  {space.name}: {space.size:.3g} architectures, {len(space.layouts())} known layouts"
-        + (f", {len(designs)} designs to try first" if designs else "")
+        + (f", {len(designs)} designs to try first" if designs else ""),
     )
 
     timers = open_timers(config, max(space.file.image_size), folder if resume else None, console)
@@ -116,8 +117,8 @@ def run_search(
         compare_with_last_time(timers, config, console)
     budget = Budget(config.budget_ms, config.budget_macs, config.budget_params)
     for timer in timers:
-        console.print(f"target {about_timer(timer)}", soft_wrap=True)
-    console.print(f"budget {budget}; training on {device}")
+        say(console, f"target {about_timer(timer)}")
+    say(console, f"budget {budget}; training on {device}")
     end = started + config.time if config.time else float("inf")
     finish = FINISH_ONNX_S if timers[0].setting.takes_file else FINISH_S
     compare = BASELINES_SHARE * config.time if config.time and config.baselines != "none" else 0.0
@@ -130,7 +131,7 @@ def run_search(
             remove_unfinished(folder)
         else:
             begin(free_folder(folder, folder), config, space, designs, timers, dataset)
-        console.print(f"run    {folder}", soft_wrap=True)
+        say(console, f"run    {folder}")
         trainer = _trainer(dataset, device, folder, workers=config.workers)
         places = stack.enter_context(closing(open_places(config, trainer, max(space.file.image_size), console)))
         table = stack.enter_context(closing(Table(folder / TABLE if config.frozen_table else None)))
@@ -184,10 +185,10 @@ def run_search(
         _draw(run, console)
     note_seconds(folder, search, "drawing")
     console.print(front_table(run))
-    console.print(summary(run), highlight=False)
+    say(console, summary(run))
     warn_of_drift(timers, console)
     written = "best (model.py loads it), trials.csv, pareto.csv, pareto.png, figures, explorer.html"
-    console.print(f"Written: {folder}/{written}", highlight=False)
+    say(console, f"Written: {folder}/{written}")
     return run
 
 
@@ -231,7 +232,7 @@ def _trainer(dataset: Dataset, device: torch.device, folder: Path, workers: int 
 def _load(source: Source, config: SearchConfig, image_size: int, console: Console) -> Dataset:
     with telling(console) as tell:
         dataset = source.load(Loading(image_size, config.seed, config.train_images, config.max_bad, tell))
-    console.print(f"data   {_about(dataset)}")
+    say(console, f"data   {_about(dataset)}")
     for note in dataset.notes:
         say(console, f"       {note}")
     return dataset

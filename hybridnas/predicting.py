@@ -159,7 +159,7 @@ OPEN: dict[str, tuple[str, str, Callable[[Path, Preprocessing], Forward]]] = {
 
 def table(predictor: Predictor, predictions: list[Prediction]) -> Table:
     """A row an image: its classes and their probabilities."""
-    found = Table(title=f"by {predictor.file}", title_justify="left")
+    found = Table(title=Text(f"by {predictor.file}", "table.title"), title_justify="left")
     found.add_column("image", overflow="fold")
     for place in range(max(len(each.classes) for each in predictions)):
         found.add_column("class" if place == 0 else f"or {place + 1}", overflow="fold")

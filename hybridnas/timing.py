@@ -15,6 +15,7 @@ from hybridnas.cost.predict import context_of
 from hybridnas.cost.reference import reference_for
 from hybridnas.cost.table import Table
 from hybridnas.errors import ConfigError, RunError, TargetError
+from hybridnas.report.progress import say
 
 
 def open_timers(config: SearchConfig, image_size: int, folder: Path | None, console: Console) -> list[Timer]:
@@ -47,13 +48,15 @@ def open_timers(config: SearchConfig, image_size: int, folder: Path | None, cons
         )
         if then and then["fingerprint"] != timer.fingerprint:
             changed = [name for name, now in timer.machine.items() if then.get(name) != now and name != "clock_mhz"]
-            console.print(
+            say(
+                console,
                 f"warning: {target} is not what it was when the run began ({', '.join(changed)}): its figures of then "
                 "and of now cannot be compared.",
                 style="bold",
             )
         if (slowdown := timer.slowdown_by_threads()) > 1.5:
-            console.print(
+            say(
+                console,
                 f"warning: the machine is busy: {config.threads} threads are {slowdown:.1f} times slower than one. "
                 "Latencies will be too high; free its cores, or start with --threads 1.",
                 style="bold",
@@ -81,7 +84,8 @@ def compare_with_last_time(timers: Sequence[Timer], config: SearchConfig, consol
             elif before is not None:
                 timer.read_on(before)
                 if (slower := timer.reference_ms / before - 1) > DRIFT:
-                    console.print(
+                    say(
+                        console,
                         f"warning: {timer.target} is {slower:.0%} slower than last time: its reference network takes "
                         f"{timer.reference_ms:.3g} ms, then {before:.3g} ms. Milliseconds are meant at the speed of "
                         "now; if something else runs there, stop that and start again.",
@@ -106,11 +110,12 @@ def warn_of_drift(timers: Sequence[Timer], console: Console) -> None:
         try:
             drift = timer.drift() - 1
         except TargetError as gone:  # all else is done
-            console.print(f"warning: {gone}", style="bold")
+            say(console, f"warning: {gone}", style="bold")
             continue
         if abs(drift) > DRIFT:
             how = f"{abs(drift):.0%} {'slower' if drift > 0 else 'faster'}"
-            console.print(
+            say(
+                console,
                 f"warning: {timer.target} is {how} now than when the run began. Milliseconds are meant at the speed "
                 f"of then: its reference network in {timer.reference_ms:.3g} ms.",
                 style="bold",

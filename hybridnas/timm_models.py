@@ -157,7 +157,7 @@ def classifier_names(architecture: Architecture) -> tuple[str, ...]:
 
 
 def read_cfg(architecture: Architecture, file: Path) -> dict[str, Any]:
-    """What a .safetensors file says of its weights: classes, and the normalisation if we wrote it; nothing of others.
+    """What a .safetensors file says of its weights: classes, and how to prepare images if we wrote it.
 
     Raises:
         RunError: there is no such file, or it is damaged.
@@ -176,6 +176,8 @@ def read_cfg(architecture: Architecture, file: Path) -> dict[str, Any]:
         for key in {"mean", "std"} & said.keys():
             values = [float(value) / 255 for value in json.loads(said[key])]
             found[key] = tuple(values if len(values) == 3 else 3 * values)
+        if {"mean", "std"} <= found.keys():
+            found["interpolation"] = "bilinear"  # of what we wrote; timm's own default is another
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise RunError(f"{file} holds no weights that can be read ({first_clause(error)}).") from None
     return found

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import huggingface_hub
+import pandas as pd
 import pytest
 import timm
 import torch
@@ -20,6 +21,7 @@ from safetensors.torch import save_file
 
 from hybridnas import Run, SearchConfig, beginning, run_search, zoo
 from hybridnas.comparing import compare_run
+from hybridnas.cost.measure import Budget
 from hybridnas.data.loading import Loading
 from hybridnas.data.sources import open_source
 from hybridnas.errors import TrainingFailed
@@ -171,6 +173,74 @@ def test_another_takes_the_place_of_one_that_failed_among_three_at_once(monkeypa
     assert said == ["0 was left out: diverged."]
 
 
+def test_without_time_for_any_nothing_is_begun_and_all_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Places:
+        num_places = 2
+
+        def submit(self, task: Task) -> None:
+            raise AssertionError("nothing fits")
+
+    monkeypatch.setattr(baselines, "_least_seconds", lambda search, each: 60.0 * (each.latency_ms or 0.0))
+    candidates = [Baseline(name, "zoo", zoo.load("levit_128"), 1, 1, 1.0) for name in ("a", "b", "c")]
+    search = SimpleNamespace(places=Places(), trainer=SimpleNamespace(dataset=SimpleNamespace(num_classes=3)))
+    said = baselines.train_baselines(search, candidates, lambda: 59.0, print, lambda: None)  # type: ignore[arg-type]
+    assert said == ["There was no time left to train a, b, c."]
+    assert not any(each.accuracies for each in candidates)
+
+
+def test_of_each_kind_the_slowest_that_fits_is_taken_and_none_beyond_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = {
+        "ResNet": (SMALL, "resnet10t", "resnet18"),
+        "others": ("test_efficientnet", "test_byobnet", "resnet10t", "resnet18"),
+        "too large": ("resnet10t", SMALL),
+    }
+    monkeypatch.setattr(baselines, "BACKBONES", kinds)
+    opened: list[int] = []
+    timer = CountingTimer(before=lambda network: opened.append(params_of(network)))  # type: ignore[arg-type]
+    size = {name: params_of(timm.create_model(name, num_classes=3)) for names in kinds.values() for name in names}
+    assert (
+        size["test_efficientnet"] < size["test_byobnet"] < size[SMALL] < size["resnet10t"] / 2
+    )  # as the kinds have it
+    budget = Budget(2 * size[SMALL] / 1e4)
+    search = SimpleNamespace(
+        budget=budget,
+        costing=SimpleNamespace(timers=[timer]),
+        trainer=SimpleNamespace(dataset=SimpleNamespace(num_classes=3)),
+    )
+    found, (told,) = baselines.find_models(search, 16, lambda: 1.0)  # type: ignore[arg-type]
+    assert [each.name for each in found] == [SMALL, "test_byobnet"]  # the slower first
+    assert [each.latency_ms for each in found] == [pytest.approx((size[each.name] + 1) / 1e4) for each in found]
+    once = [SMALL, "test_efficientnet", "test_byobnet"]
+    assert sorted(opened) == sorted([*(size[name] for name in once), *3 * [size["resnet10t"]]])
+    assert told.startswith(f"Of timm's models (3 kinds, 6 models timed) 2 kinds have one within the budget: {SMALL}, ")
+
+
+def params_of(network: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_the_best_known_design_beside_the_winner_is_what_it_is_compared_with(finished: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "copy"))
+    trials = pd.read_csv(folder / "trials.csv", dtype="string", keep_default_na=False)
+    trials = pd.concat([trials.iloc[:1].assign(number=str(number)) for number in range(4)])
+    trials.to_csv(folder / "trials.csv", index=False)
+    result = json.loads((folder / "result.json").read_text())
+    row = result["confirmed"][0] | {"test_accuracy": 0.5}
+    known = {0: ("winner", (0.9, 0.8)), 1: ("good", (0.6, 0.7)), 2: ("better", (0.7, 0.76)), 3: ("", (0.8, 0.84))}
+    result["winner"], result["baselines"] = 0, []
+    result["confirmed"] = [
+        row | {"number": number, "design": name, "accuracies": list(found), "accuracy": sum(found) / 2}
+        for number, (name, found) in known.items()
+    ]
+    (folder / "result.json").write_text(json.dumps(result))
+    compare_run(folder, _Ended(), "zoo", lambda: -1.0, print)  # type: ignore[arg-type]
+    (seeded,) = Run.load(folder).result["baselines"]
+    assert (seeded["name"], seeded["kind"], seeded["accuracies"]) == ("better", "seeded", [0.7, 0.76])
+    assert seeded["gain"] == pytest.approx(0.85 - 0.73)
+    every = [found for _, found in known.values()]
+    assert seeded["gain_margin"] == pytest.approx(margin_of_difference(every[0], every[2], every, 60))
+
+
 def weights_of(model: torch.nn.Module, file: Path) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, file)
@@ -201,6 +271,42 @@ def test_cached_weights_are_found_and_trained_on(
     result = trainer.train(design, Recipe(1, learning_rate=1e-9), seed=0)
     kept = result.model.state_dict()["conv1.0.weight"]
     assert torch.allclose(kept, theirs.state_dict()["conv1.0.weight"], atol=1e-6)
+
+
+@pytest.mark.parametrize("answers", [True, False], ids=["the hub gives them", "the hub fails"])
+def test_weights_are_fetched_or_done_without_and_that_is_said(
+    answers: bool, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = timm.create_model(SMALL)
+    file, asked = weights_of(theirs, tmp_path / "hub" / "model.safetensors"), []
+
+    def fetch(repository: str, name: str, **_: object) -> str:
+        asked.append((repository, name))
+        if not answers:
+            raise OSError("429 Too Many Requests")
+        return str(file)
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
+    monkeypatch.setattr(baselines, "_hub_answers", lambda: True)
+    folder = Path(shutil.copytree(finished, tmp_path / "copy"))
+    result = json.loads((folder / "result.json").read_text())
+    del result["baseline_remarks"]
+    result["baselines"] = []
+    (folder / "result.json").write_text(json.dumps(result))
+    monkeypatch.setattr(baselines, "BACKBONES", {"ResNet": (SMALL,)})
+    begun: list[Design] = []
+    train = Trainer.train
+    monkeypatch.setattr(
+        Trainer, "train", lambda self, design, *a, **k: (begun.append(design), train(self, design, *a, **k))[1]
+    )
+    run = run_search(SearchConfig(out=folder), resume=True)
+    assert asked == [(timm.get_pretrained_cfg(SMALL).hf_hub_id.partition("@")[0], "model.safetensors")]
+    assert begun == 2 * [TimmModel(SMALL, 16, file if answers else None)]
+    (row,) = [row for row in run.result["baselines"] if row["kind"] == "timm"]
+    assert row["pretrained"] == answers
+    how = "fine-tuned from pretrained weights" if answers else "trained from scratch by the same recipe"
+    assert f"timm's {SMALL}, {row['latency_ms']:.2f} ms, {how}:" in summary(run)
 
 
 def test_weights_of_something_else_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -19,6 +20,7 @@ import pytest
 import torch
 from fakes import CountingTimer, Opened
 from processes import SECONDS, Warm, start, wait_for_rows
+from rich.console import Console
 
 from hybridnas import Architecture, Run, SearchConfig, Stage, Stem, Transition, run_search
 from hybridnas.beginning import open_run, resolved
@@ -97,6 +99,21 @@ def test_the_exported_file_is_what_the_budget_is_about(finished: Path) -> None:
     several = sum(row["accuracy_in_search"] is not None for row in result["confirmed"]) > 1  # it hangs on real times
     assert "mean of 2 seeds, 2 epochs" in text and ("pairs of the confirmed kept their order" in text) == several
     assert "budget 1000 ms, predicted" in text and "the exported file p50" in text
+
+
+def test_names_are_printed_as_they_are(
+    space_file: Path, npz_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hybridnas.timing.Timer", lambda target, **_: CountingTimer(target))
+    data = shutil.copy(npz_file, tmp_path / "bands [x] :cat:.npz")
+    folder = tmp_path / "bird [v2] [" / "x]"
+    console = Console(file=io.StringIO(), width=300)
+    settings = {"space": str(space_file), "data": str(data), "epochs": 1, "trials": 1, "threads": 1, "out": folder}
+    run_search(SearchConfig(**settings, baselines="none"), console=console)
+    assert isinstance(console.file, io.StringIO)
+    printed = console.file.getvalue()
+    assert "data   bands [x] :cat:: " in printed
+    assert f"run    {folder}\n" in printed and f"Written: {folder}/best" in printed
 
 
 class Liar(CountingTimer):

@@ -318,7 +318,7 @@ def test_bfloat16_and_channels_last(name):
     assert (half - expected).abs().max() < 0.1 * expected.abs().max()
 
 
-@pytest.mark.parametrize("name", ["resnet", "vit"])  # every part exports: tests/blocks
+@EACH
 def test_exports(name):
     model = create(name).eval()
     with torch.no_grad():
@@ -395,6 +395,7 @@ def test_a_run_is_a_pretrained_model(best):
     data = resolve_model_data_config(model)
     assert data["input_size"] == (3, SIZE, SIZE)
     assert data["mean"] == pytest.approx((0.2,) * 3) and data["std"] == pytest.approx((0.4,) * 3)
+    assert data["interpolation"] == "bilinear"  # timm's own default is bicubic
 
 
 @pytest.mark.parametrize(
@@ -519,9 +520,11 @@ def test_pushing_to_the_hub_pushes_such_a_folder(best, tmp_path, monkeypatch):
     assert written == {"config.json", "model.safetensors", "pytorch_model.bin", "README.md"}
     config = json.loads((tmp_path / "me" / "birds" / "config.json").read_text())
     assert config["architecture"] == "hybridnet" and config["num_classes"] == 16
+    assert config["pretrained_cfg"]["interpolation"] == "bilinear"
     again = timm.create_model(f"local-dir:{tmp_path / 'me' / 'birds'}", pretrained=True).eval()
     assert torch.equal(again(images()), best.model(images()))
-    assert resolve_model_data_config(again)["mean"] == pytest.approx((0.2,) * 3)
+    data = resolve_model_data_config(again)
+    assert data["mean"] == pytest.approx((0.2,) * 3) and data["interpolation"] == "bilinear"
 
 
 def step(model, part, loss):

@@ -59,6 +59,8 @@ def write_card(
     mean, std = (", ".join(map(str, values)) for values in (preprocessing.mean, preprocessing.std))
     grey = ", as grey" if len(preprocessing.mean) == 1 else ""
     fingerprint = f", fingerprint {card.fingerprint}" if card.fingerprint else ""
+    agreed = [each for each in parity if not each.problem]
+    has_code = all(each.format != "bundle" for each in parity if each.problem)
     text = f"""\
 # {architecture.layout or "Network"}: {architecture.families or "stem and head"}, {size} px
 
@@ -68,7 +70,7 @@ An image classifier of {len(names)} classes. {card.origin}
 
 ## Figures
 
-{_table(("", ""), [(name, value) for name, value in card.figures.items()])}
+{_table(("", ""), [(_plain(name), _plain(value)) for name, value in card.figures.items()])}
 
 ## Data
 
@@ -77,19 +79,7 @@ An image classifier of {len(names)} classes. {card.origin}
 Images: the shorter side to {size} px (bilinear, antialiased), the longer cropped centrally{grey}; mean {mean} and
 standard deviation {std} of each channel in 0..255 (`preprocessing.json`).
 
-## Use
-
-```sh
-hybridnas predict . IMAGE...      # or, without hybridnas: python model.py IMAGE...
-```
-
-```python
-from model import model, preprocess, read_image   # model.py needs torch and timm
-
-scores = model(preprocess(read_image("photo.jpg")[None]))   # (1, {len(names)}); model.deploy() is the fused form
-```
-
-## Train it again
+{_use(len(names), agreed, has_code)}## Train it again
 
 ```sh
 {shlex.join(card.retrain)}
@@ -100,13 +90,35 @@ scores = model(preprocess(read_image("photo.jpg")[None]))   # (1, {len(names)});
 {chr(10).join(f"- {sentence}" for sentence in card.limits)}
 """
     if parity:
-        rows = [(each.format, f"`{each.file}`", *each.figures()) for each in parity if not each.problem]
+        rows = [(each.format, f"`{each.file}`", *each.figures()) for each in agreed]
         heads = ("format", "file", "MB", "largest difference", "same class", "p50 ms", "p95 ms")
         text += f"\n## Files\n\n{_table(heads, rows)}\n\n{about_parity}\n"
-    made = ", ".join(f"{name} {version}" for name, version in versions.items())
-    text += f"\n## Versions and licence\n\n{made}. The code in model.py is hybridnas', licence Apache-2.0; the weights "
-    text += "are yours as far as the data are.\n"
+    made = _plain(", ".join(f"{name} {version}" for name, version in versions.items()))
+    text += f"\n## Versions and licence\n\n{made}. The weights are yours as far as the data are."
+    text += " The code in model.py is hybridnas', licence Apache-2.0.\n" if has_code else "\n"
     write_atomic(folder / FILE, text.encode("utf-8", "backslashreplace"))  # the name of a folder need not be text
+
+
+def _use(num_classes: int, agreed: Sequence[Parity], has_code: bool) -> str:
+    """How to use what is there; nothing where no command takes it."""
+    if has_code:
+        return f"""\
+## Use
+
+```sh
+hybridnas predict . IMAGE...      # or, without hybridnas: python model.py IMAGE...
+```
+
+```python
+from model import model, preprocess, read_image   # model.py needs torch and timm
+
+scores = model(preprocess(read_image("photo.jpg")[None]))   # (1, {num_classes}); model.deploy() is the fused form
+```
+
+"""
+    if any(each.format in ("onnx", "openvino") for each in agreed):
+        return "## Use\n\n```sh\nhybridnas predict . IMAGE...\n```\n\n"
+    return ""
 
 
 def drawing(architecture: Architecture, num_classes: int) -> str:
@@ -129,7 +141,7 @@ def _said(name: str, options: Options) -> str:
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in lines)
+    return "\n".join(f"| {' | '.join(row)} |" for row in lines)
 
 
 def _plain(text: str) -> str:

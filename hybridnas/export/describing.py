@@ -13,18 +13,18 @@ from hybridnas.cost.macs import count_macs
 from hybridnas.errors import RunError, first_clause
 from hybridnas.export.card import Card
 from hybridnas.model import HybridNet, num_params
-from hybridnas.study.run import Run
+from hybridnas.study.run import Run, best_weights
 
 SHORT = (
     "Short trainings rank architectures; they do not make good classifiers. Train it to the end before you rely on it."
 )
-UNCONFIRMED = "Its weights are those of the search's short training; it was not confirmed as the winner was."
+UNCONFIRMED = "Its weights are those of the search's short training, not confirmed by longer ones."
 ONE_DATA = "Its accuracy is that on images like those of its data; on others nothing was measured."
 ONE_MACHINE = "Milliseconds are those of the machine that was timed; on another, measure again: hybridnas profile."
 
 
-def trial_card(run: Run, number: int) -> Card:
-    """Of a trial: the winner's figures are those that were confirmed, others' those of the search.
+def trial_card(run: Run, number: int, weights: Path) -> Card:
+    """Of a trial's weights: the figures of those in best/ were confirmed, others' are those of the search.
 
     Raises:
         RunError: environment.json is damaged.
@@ -32,13 +32,13 @@ def trial_card(run: Run, number: int) -> Card:
     row: pd.Series[Any] = run.trials[run.trials.number == number].iloc[0]
     environment = _read(run.folder / "environment.json")
     kind = "balanced accuracy" if run.result.get("balanced", False) else "accuracy"
-    winner = run.result.get("winner") == number
+    winner, confirmed = run.result.get("winner") == number, weights == best_weights(run.folder)
     figures = (
         _confirmed(run.result, kind)
-        if winner
+        if confirmed
         else {f"{kind}, validation": f"{100 * row.accuracy:.1f} % (one short training of the search)"}
     )
-    figures |= _latencies(run, row, run.result["targets"] if winner else [])
+    figures |= _latencies(run, row, run.result["targets"] if confirmed else [])
     figures |= _sizes(int(row.macs), int(row.params))
     figures["seeds"] = f"{run.config.seed} of the search, {row.seed} of the trial"
     limits = [SHORT, ONE_DATA, ONE_MACHINE]
@@ -54,7 +54,7 @@ def trial_card(run: Run, number: int) -> Card:
         run.config.data,
         run.config.seed,
         ["hybridnas", "train", "architecture.json", "--data", run.config.data, "--seed", str(run.config.seed)],
-        limits if winner else [UNCONFIRMED, *limits],
+        limits if confirmed else [UNCONFIRMED, *limits],
         str(environment.get("data_fingerprint", "")),
         {name: str(version) for name, version in environment.get("versions", {}).items() if name != "optuna"},
     )

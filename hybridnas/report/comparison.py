@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from hybridnas import zoo
 from hybridnas.recommending import Recommendation
@@ -19,16 +20,15 @@ PIPED_WIDTH = 160
 def profile_table(rows: pd.DataFrame) -> Table:
     """What `profile_models` measured, one network a line."""
     first = rows.iloc[0]
-    table = Table(
-        title=f"{first.target}, {first.runtime} {first.precision}, batch {first.batch_size}", title_justify="left"
-    )
+    title = f"{first.target}, {first.runtime} {first.precision}, batch {first.batch_size}"
+    table = Table(title=Text(title, "table.title"), title_justify="left")
     for name in ("name", "layout"):
         table.add_column(name, overflow="fold")
     for name in ("px", "params M", "MACs G", "p50 ms", "p95 ms", "images/s"):
         table.add_column(name, justify="right")
     for row in rows.to_dict("records"):
         table.add_row(
-            str(row["name"]),
+            Text(str(row["name"])),
             row["layout"] or "-",
             str(row["image_size"]),
             f"{row['params'] / 1e6:.2f}",

@@ -23,7 +23,7 @@ ROW, GAP, TOP, BOTTOM = 0.68, 0.2, 0.55, 0.2
 #: Where the boxes begin and how wide the widest is, as shares of the figure's width; and the least share of that.
 LEFT, MOST, LEAST = 0.15, 0.60, 0.55
 #: Of the options in a box: how many lines, and how wide a letter is in inches.
-NUM_LINES, LETTER = 2, 0.058
+NUM_LINES, LETTER = 2, 0.066
 
 
 class Part(NamedTuple):
@@ -130,7 +130,7 @@ def _draw_part(axes: Axes, part: Part, y: float, deepest: int) -> None:
     middle = y + ROW / 2 - 0.085 * len(details)
     axes.text(left + 0.09, middle, f"{count}{part.name}", color=colour, va="center", weight="bold")
     for i, line in enumerate(details):
-        axes.text(left + 0.09, middle + 0.185 + 0.135 * i, line, color=colour, va="center", fontsize=SMALL - 1)
+        axes.text(left + 0.09, middle + 0.185 + 0.135 * i, line, color=colour, va="center", fontsize=SMALL)
     if part.resolution is not None:
         axes.text(left - 0.08, y + 0.24, f"{part.resolution} x {part.resolution}", ha="right", va="center")
         axes.text(left - 0.08, y + 0.45, f"{part.width} ch", ha="right", va="center", fontsize=SMALL, color=GREY)
@@ -139,7 +139,7 @@ def _draw_part(axes: Axes, part: Part, y: float, deepest: int) -> None:
         axes.annotate(
             "", (x, y - 0.01), (x, y - GAP + 0.01), arrowprops={"arrowstyle": "-|>", "color": GREY, "lw": 0.9}
         )
-        axes.text(x + 0.1, y - GAP / 2, part.joint, va="center", fontsize=SMALL - 1, color=INK)
+        axes.text(x + 0.1, y - GAP / 2, part.joint, va="center", fontsize=SMALL, color=INK)
 
 
 def _draw_share(axes: Axes, y: float, ms: float, total: float, most: float) -> None:

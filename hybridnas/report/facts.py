@@ -34,6 +34,9 @@ LATENCIES = {
 #: Of `proxy.trust.Trust`.
 ESTIMATES = ("accuracy", "more_macs", "more_params", "ceiling", "tau", "bias")
 
+#: Stands for the number of a trial in a command: no path holds it.
+NUMBER = "\0"
+
 #: What `report.style.MARKERS` are called in plotly.
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x")
 
@@ -112,15 +115,17 @@ def axes_of(run: Run) -> list[Axis]:
     ]
     if len(targets) > 1:
         bound = "its budget" if config.budget_ms else "that of the reference network"
-        axes.append(Axis("worst latency", f"worst latency over {bound}", "×", "worst_latency", 1.0))
+        worst = f"worst latency over {bound}"
+        axes.append(Axis("worst latency", worst, "×", "worst_latency", 1.0 if config.budget_ms else None))
     axes.append(Axis("multiply-adds", "multiply-adds", "MACs", "macs", config.budget_macs))
     axes.append(Axis("parameters", "parameters", "parameters", "params", config.budget_params))
     return axes
 
 
 def _same(axis: Axis, run: Run, other: Run) -> Axis | None:
-    """Another run's axis whose figures compare with this one's: milliseconds only if they are of the same machine."""
-    if axis.unit == "×" or (axis.unit == "ms" and set(run.trials.machine) != set(other.trials.machine)):
+    """Another run's axis whose figures compare with this one's: milliseconds only if they are of one known machine."""
+    ours, theirs = (set(each.trials.machine) - {""} for each in (run, other))
+    if axis.unit == "×" or (axis.unit == "ms" and (not ours or ours != theirs)):
         return None
     return next((each for each in axes_of(other) if (each.title, each.unit) == (axis.title, axis.unit)), None)
 
@@ -142,7 +147,6 @@ def _trials(run: Run, rows: pd.DataFrame, axes: Sequence[Axis | None], index: in
     columns = {name: _plain(rows, name) for name in SHOWN}
     costs = [_plain(rows, axis.column) if axis else [None] * len(rows) for axis in axes]
     latencies = [_latencies(rows, axis) for axis in axes]
-    rungs = run.config.rungs or ()
     confirmed = {row["number"]: row for row in run.result.get("confirmed") or []}
     found = []
     for i, text in enumerate(rows.architecture.tolist()):
@@ -152,7 +156,7 @@ def _trials(run: Run, rows: pd.DataFrame, axes: Sequence[Axis | None], index: in
             trial
             | {
                 "run": index,
-                "epochs": rungs[rung] if rung is not None and rungs else None,
+                "epochs": _epochs(run, trial["status"], rung),
                 "costs": [values[i] for values in costs],
                 "latency": [each[i] for each in latencies],
                 "confirmed": confirmed.get(trial["number"]),
@@ -163,6 +167,13 @@ def _trials(run: Run, rows: pd.DataFrame, axes: Sequence[Axis | None], index: in
             }
         )
     return found
+
+
+def _epochs(run: Run, status: str, rung: int | None) -> int | None:
+    """For how many a trial was trained; before there were rungs, all that was trained was trained to the end."""
+    if run.config.rungs:
+        return None if rung is None else run.config.rungs[rung]
+    return run.config.epochs if status == "complete" else None
 
 
 def _latencies(rows: pd.DataFrame, axis: Axis | None) -> Sequence[dict[str, float | None] | None]:
@@ -258,15 +269,17 @@ def _finite(value: float) -> float | None:
 
 
 def _export(run: Run) -> str:
-    """The command that exports a trial, less its number, twice '{}'."""
-    return f"hybridnas export {shlex.quote(str(run.folder))} --trial {{}} --out exported/trial-{{}}"
+    """The command that exports a trial, with NUMBER for its number."""
+    return f"hybridnas export {shlex.quote(str(run.folder))} --trial {NUMBER} --out exported/trial-{NUMBER}"
 
 
 def _train(run: Run) -> str:
-    """The commands that train a trial whose weights are not kept, less its number, thrice '{}'."""
-    written = f"from hybridnas import Run; print(Run.load({str(run.folder)!r}).architecture({{}}).to_json())"
+    """The commands that train a trial whose weights are not kept, with NUMBER for its number."""
+    written = f"from hybridnas import Run; print(Run.load({str(run.folder)!r}).architecture({NUMBER}).to_json())"
     data = shlex.quote(run.config.data)
-    return f"python -c {shlex.quote(written)} > trial-{{}}.json && hybridnas train trial-{{}}.json --data {data}"
+    return (
+        f"python -c {shlex.quote(written)} > trial-{NUMBER}.json && hybridnas train trial-{NUMBER}.json --data {data}"
+    )
 
 
 def _damaged(path: Path, error: object) -> RunError:

@@ -156,4 +156,4 @@ def _draw_cell(
     colour = text_on(face)
     weight = "bold" if is_best else "normal"
     axes.text(x, y - 0.13, f"{gain:.2f}", ha="center", va="center", color=colour, weight=weight, zorder=4)
-    axes.text(x, y + 0.27, f"n = {tried}", ha="center", va="center", color=colour, fontsize=SMALL - 1, zorder=4)
+    axes.text(x, y + 0.27, f"n = {tried}", ha="center", va="center", color=colour, fontsize=SMALL, zorder=4)

@@ -45,14 +45,14 @@ def telling(console: Console) -> Iterator[Callable[[str, int, int], None]]:
                 bar.update(tasks[doing], completed=done, total=total)
             elif now - last >= LINE_S:
                 last = now
-                console.print(f"       {doing}: {done} of {total}", highlight=False)
+                say(console, f"       {doing}: {done} of {total}")
 
         yield tell
 
 
-def say(console: Console, line: str) -> None:
-    """Print a line as it is."""
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+def say(console: Console, line: str, style: str | None = None) -> None:
+    """Print a line as it is, whatever names of the user's are in it."""
+    console.print(line, style=style, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 class SearchDisplay:

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 from rich.table import Table
+from rich.text import Text
 
 from hybridnas.errors import RunError
 from hybridnas.pareto import front, hypervolume
@@ -116,9 +117,9 @@ def _data(run: Run) -> object:
 
 
 def _timing(run: Run) -> tuple[object, ...]:
-    """What milliseconds depend on."""
+    """What milliseconds depend on; a machine that an older version did not name is like no other."""
     config = run.config
-    machines = frozenset(run.trials.machine[run.trials.machine != ""])
+    machines = (frozenset(run.trials.machine) - {""}) or object()
     return config.targets, config.runtime, config.precision, config.latency_batch_size, config.frozen_table, machines
 
 
@@ -209,7 +210,7 @@ def runs_table(comparison: Comparison) -> Table:
         own = comparison.trials[comparison.trials.run == name]
         volume = hypervolume(own.accuracy.tolist(), own.cost.tolist(), worst_cost=worst) / worst
         table.add_row(
-            said(name),
+            Text(said(name)),
             str(len(own)),
             f"{100 * own.accuracy.max():.1f} %",
             _winner(run),

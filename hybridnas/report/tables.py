@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 from rich.table import Table
+from rich.text import Text
 
 from hybridnas.study.run import Run
 
@@ -42,7 +43,7 @@ def front_table(run: Run) -> Table:
     table.add_column("px", justify="right")
     table.add_column("accuracy", justify="right")
     for name in latencies:
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(Text(name), justify="right", overflow="fold")
     table.add_column("MMAC", justify="right")
     table.add_column("params", justify="right")
     for part, style in ((front.tail(NUM_ROWS), ""), (others, "dim")):
@@ -57,11 +58,11 @@ def front_table(run: Run) -> Table:
     return table
 
 
-def _cells(row: pd.Series[Any], latencies: list[str]) -> list[str]:
+def _cells(row: pd.Series[Any], latencies: list[str]) -> list[str | Text]:
     return [
         str(row.number),
         row.layout,
-        row.families + (f" ({row.design})" if row.design else ""),
+        Text(row.families + (f" ({row.design})" if row.design else "")),
         str(row.image_size),
         f"{100 * row.accuracy:.1f} %",
         *(f"{row[name]:.2f}" for name in latencies),

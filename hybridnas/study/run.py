@@ -250,9 +250,14 @@ def trial_weights(folder: Path, number: int) -> Path:
     return folder / "checkpoints" / f"trial-{number}.safetensors"
 
 
+def best_weights(folder: Path) -> Path:
+    """Where a run folder has the weights of its winner, which were trained longer."""
+    return folder / "best" / "weights.safetensors"
+
+
 def kept_weights(run: Run, number: int) -> Path | None:
     """Where the weights of a trial lie: the winner's in best/, others' as searched; None where they are not kept."""
-    best = run.folder / "best" / "weights.safetensors"
+    best = best_weights(run.folder)
     if run.result.get("winner") == number and best.is_file():
         return best
     kept = trial_weights(run.folder, number)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,14 +22,18 @@ from torch import Tensor, nn
 from hybridnas import Architecture, Run, SearchConfig, run_search
 from hybridnas.cli import exit_code
 from hybridnas.config import TrainConfig
+from hybridnas.data.loading import Loading
+from hybridnas.data.sources import open_source
 from hybridnas.export.__main__ import app as export_app
+from hybridnas.export.bundle import export_bundle
+from hybridnas.export.card import Card, write_card
 from hybridnas.export.formats import FORMATS, Format, write_program
 from hybridnas.export.parity import Parity, check_file
 from hybridnas.export.preprocessing import Preprocessing
 from hybridnas.full_training import train_model
 from hybridnas.predict import app as predict_app
 from hybridnas.predicting import OPEN, Predictor
-from hybridnas.report.facts import facts
+from hybridnas.report.facts import NUMBER, facts
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -61,10 +67,10 @@ def test_the_explorers_commands_do_what_they_say(
     assert int(run.best.number) in kept and len(kept) == 2
     export, train = about["runs"][0]["export"], about["runs"][0]["train"]
     for number in kept:
-        assert exit_code(export_app, shlex.split(export.replace("{}", str(number)))[2:]) == 0
+        assert exit_code(export_app, shlex.split(export.replace(NUMBER, str(number)))[2:]) == 0
         assert (tmp_path / f"exported/trial-{number}" / "weights.safetensors").is_file()
     (other,) = {int(number) for number in run.trials.number} - kept
-    written, _, trained = train.replace("{}", str(other)).partition(" && ")
+    written, _, trained = train.replace(NUMBER, str(other)).partition(" && ")
     _, _, code, _, file = shlex.split(written)
     capsys.readouterr()
     exec(code)
@@ -133,8 +139,35 @@ def test_every_format_does_what_was_trained(exported: Path, finished: Path) -> N
         f"{run.config.seed} of the search, {run.best.seed} of the trial" in card and Path(run.config.data).stem in card
     )
     assert f"p50 {run.result['targets'][0]['latency_ms_p50']:.2f} ms" in card and version("torch") in card
+    assert json.loads((exported / "preprocessing.json").read_text())["interpolation"] == "bilinear"
     assert "Licence: Apache-2.0" in (exported / "model.py").read_text()
     assert (finished / "best" / "card.md").read_text().partition("## Versions")[0].strip() in card
+
+
+def test_what_is_compared_are_the_validation_images_as_training_saw_them(
+    export: Command, finished: Path, npz_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def check(kind: str, folder: Path, images: Tensor, expected: Tensor, threads: int) -> Parity:
+        seen[kind] = images, expected
+        return Parity(kind, "file", 1.0, 0.0, 1.0, 1.0, 2.0)
+
+    monkeypatch.setattr("hybridnas.exporting.check_file", check)
+    for kind, form in FORMATS.items():
+        if form.write:
+            monkeypatch.setitem(FORMATS, kind, replace(form, write=lambda *_: None))
+    assert export("--format", ",".join(FORMATS))[0] == 0
+    run = Run.load(finished)
+    images = open_source(str(npz_file)).load(Loading(16, run.config.seed, run.config.train_images)).validation.images
+    written = json.loads((tmp_path / "out" / "preprocessing.json").read_text())
+    wanted = ((torch.from_numpy(images.copy()).float() - written["mean"][0]) / written["std"][0]).expand(-1, 3, -1, -1)
+    with torch.inference_mode():
+        scores = run.best_model()(wanted)
+    assert seen.keys() == FORMATS.keys() and len(wanted) == 54  # a fifth of 270
+    for found, expected in seen.values():
+        torch.testing.assert_close(found, wanted)
+        torch.testing.assert_close(expected, scores, rtol=1e-4, atol=1e-4)
 
 
 def pictures(folder: Path) -> list[Path]:
@@ -178,6 +211,16 @@ def test_predict_prints_a_row_an_image(predict: Command, finished: Path, tmp_pat
     assert predict(paths[0], bundle=finished)[0] == 0  # a run folder, for its best/
 
 
+def test_a_bundle_s_name_is_printed_as_it_is(
+    predict: Command, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bundle = shutil.copytree(exported, Path("bird [v2] [") / "x]")
+    pictures(Path())
+    code, out, _ = predict("grey.png", bundle=bundle)
+    assert code == 0 and f"by {bundle}/weights.safetensors" in out
+
+
 def test_model_py_is_not_run_by_predict(exported: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(exported, tmp_path / "copy")
     (copy / "model.py").write_text("raise SystemExit('run')")
@@ -219,6 +262,59 @@ def test_what_disagrees_is_deleted_and_an_error(
     assert "model.pt2" not in (tmp_path / "out" / "card.md").read_text()
 
 
+def test_a_model_py_that_disagrees_is_deleted_and_an_error(
+    export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tampered(model: Any, folder: Path, *rest: Any) -> None:
+        export_bundle(model, folder, *rest)
+        code, line = (folder / "model.py").read_text(), "return self.head(self.stages(self.stem(x)))"
+        assert line in code
+        (folder / "model.py").write_text(code.replace(line, f"{line} + 0.01"))
+
+    monkeypatch.setattr("hybridnas.exporting.export_bundle", tampered)
+    code, out, _ = export("--format", "bundle")
+    assert code == 1 and "deleted: its scores differ by 0.01" in out
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert left == {"architecture.json", "labels.json", "preprocessing.json", "card.md", "export.json"}
+    card = (tmp_path / "out" / "card.md").read_text()
+    assert "model.py" not in card and "hybridnas predict" not in card and "## Train it again" in card
+
+
+def test_a_card_says_how_to_use_what_is_there(exported: Path, tmp_path: Path) -> None:
+    architecture = Architecture.from_json((exported / "architecture.json").read_text())
+    name = "latency, command:./t.sh <img src=x onerror=alert(1)> a|b *c* {model}"
+    card = Card("It is one.", {name: "p50 1 ms"}, "data", 0, ["hybridnas"], [])
+    files = [Parity("bundle", "model.py", 1.0, problem="it imports hybridnas"), Parity("onnx", "model.onnx", 1.0, 0.0)]
+    write_card(card, tmp_path, architecture, Preprocessing.read(exported), files)
+    text = (tmp_path / "card.md").read_text()
+    assert "hybridnas predict . IMAGE" in text and "model.py" not in text
+    (row,) = [line for line in text.splitlines() if "t.sh" in line]
+    _, first, second, _ = re.split(r"(?<!\\)\|", row)
+    assert re.sub(r"\\(.)", r"\1", first).strip() == name and second.strip() == "p50 1 ms"
+    assert not re.search(r"(?<!\\)[<*]", row)
+
+
+def test_stopped_in_the_middle_it_leaves_nothing_that_was_not_compared(
+    export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(kind: str, folder: Path, *_: Any) -> Parity:
+        if kind != "bundle":
+            assert (folder / "model.pt2").is_file()
+            raise KeyboardInterrupt
+        return Parity(kind, "model.py", 1.0)
+
+    monkeypatch.setattr("hybridnas.exporting.check_file", stopped)
+    assert export("--format", "torch-export")[0] == 130
+    assert not [*(tmp_path / "out").iterdir()]
+
+
+def test_a_reason_is_printed_as_it_is(export: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = "no [bold] form of [/x] :cat:"
+    monkeypatch.setattr("hybridnas.exporting.check_file", lambda kind, *_: Parity(kind, "file", 0.0, problem=reason))
+    code, out, _ = export("--format", "bundle")
+    assert code == 1 and " ".join(out.split()).count("no [bold]") == 1 and "[/x]" in out and ":cat:" in out
+
+
 @pytest.mark.usefixtures("bundle_believed")
 def test_what_cannot_be_read_back_is_deleted(export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = Format(("model.pt2",), lambda network, size, folder: (folder / "model.pt2").write_bytes(b"no archive"))
@@ -238,6 +334,18 @@ def test_another_trial_says_that_its_training_was_short(export: Command, finishe
     assert "not confirmed" in card and f"{100 * row.accuracy:.1f} % (one short training" in card
     assert f"p50 {row.latency_ms_p50:.2f} ms" in card and "in the search" in card
     assert json.loads((tmp_path / "out" / "architecture.json").read_text()) == json.loads(row.architecture)
+
+
+@pytest.mark.usefixtures("believed")
+def test_a_winner_whose_best_is_gone_says_what_its_weights_are(export: Command, finished: Path, tmp_path: Path) -> None:
+    folder = changed(finished, tmp_path, lambda folder: shutil.rmtree(folder / "best"))
+    code, _, err = export("--format", "bundle", run=folder)
+    assert code == 0, err
+    run, card = Run.load(finished), (tmp_path / "out" / "card.md").read_text()
+    assert f"It is trial {run.best.number}, the winner of" in card
+    assert "not confirmed" in card and f"{100 * run.best.accuracy:.1f} % (one short training" in card
+    assert f"p50 {run.best.latency_ms_p50:.2f} ms" in card and "in the search" in card
+    assert "accuracy, test" not in card and "the exported file" not in card
 
 
 @pytest.mark.usefixtures("believed")
@@ -325,6 +433,19 @@ def without_trained(folder: Path) -> None:
     trials[["status", "accuracy"]] = "infeasible", None
     trials.to_csv(folder / "trials.csv", index=False)
     (folder / "result.json").unlink()
+
+
+def without_a_front(folder: Path) -> None:
+    trials = pd.read_csv(folder / "trials.csv")
+    trials["status"] = "pruned"
+    trials.to_csv(folder / "trials.csv", index=False)
+    (folder / "result.json").unlink()
+
+
+def test_a_front_of_nothing_is_one_sentence(export: Command, finished: Path, tmp_path: Path) -> None:
+    code, _, err = export("--all-front", "--format", "bundle", run=changed(finished, tmp_path, without_a_front))
+    assert code == 2 and "has no front yet: no trial was trained to the end" in err and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

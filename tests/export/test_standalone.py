@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import subprocess
@@ -104,6 +105,29 @@ def test_it_is_the_network_that_was_built(name: str, written: Path) -> None:
         expected = network(CASES[name])(preprocessing(CASES[name]).normal(images))
     for scores in np.load(written / name / "scores.npy"):
         torch.testing.assert_close(torch.from_numpy(scores), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_imports_what_comes_with_torch_and_timm(name: str, written: Path) -> None:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse((written / name / "model.py").read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module and not node.level
+            found.add(node.module.split(".")[0])
+    assert (
+        {"torch", "safetensors"}
+        <= found
+        <= sys.stdlib_module_names
+        | {
+            "torch",
+            "timm",
+            "numpy",
+            "PIL",
+            "safetensors",
+        }
+    )
 
 
 def test_it_reads_as_what_a_formatter_leaves(written: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def record_of(
         design,
         "pruned" if accuracies else "infeasible",
         "" if accuracies else "over the budget",
-        tuple(costs),
+        tuple(replace(cost, machine="abacus") for cost in costs),
         accuracies,
         2.0 if accuracies else 0.0,
         number,

@@ -1,6 +1,8 @@
 """The explorer: its facts, and the page itself in a real browser."""
 
 import json
+import re
+import shlex
 import shutil
 from contextlib import contextmanager
 
@@ -111,6 +113,11 @@ def test_several_targets_have_an_axis_each_and_one_for_the_worst(tmp_path):
     assert facts(run)["trials"][0]["costs"][:3] == [1.0, 2.0, 1.0]
 
 
+def test_without_a_budget_in_milliseconds_no_axis_has_one(tmp_path):
+    run = run_of(tmp_path / "run", [trial(0, targets=("cpu", "cuda"))], target=("cpu", "cuda"), budget_ms=None)
+    assert [axis["budget"] for axis in facts(run)["axes"]] == [None] * 5
+
+
 def test_a_frozen_table_is_drawn_by_what_it_predicts(tmp_path):
     run = run_of(tmp_path / "run", [trial(0)], frozen_table=True)
     assert facts(run)["trials"][0]["costs"][0] == 0.9
@@ -140,6 +147,12 @@ def test_another_run_is_drawn_beside_it_where_its_figures_compare(tmp_path, run)
     assert macs["fronts"] == [[0, 1, 3], [6, 7], [9]]
     assert [(each["run"], each["number"]) for each in found["trials"][6:]] == [(1, 0), (1, 1), (1, 2), (2, 1)]
     assert found["trials"][9]["costs"] == [None, 2 * 10**6, 8 * 10**4]
+
+
+def test_a_machine_that_nobody_named_is_like_no_other(tmp_path):
+    first, second = (run_of(tmp_path / name, [trial(0, machine="")]) for name in ("first", "second"))
+    latency, macs, _ = facts(first, [second])["axes"]
+    assert latency["fronts"] == [[0], []] and macs["fronts"] == [[0], [1]]
 
 
 def estimate(value):
@@ -279,6 +292,74 @@ def test_a_reader_clicks_a_point_moves_a_slider_sorts_and_turns_the_page_dark(br
 
         shown.select_option("#axis", label="parameters")
         assert "single point" in shown.locator("#front-about").inner_text()
+
+
+def test_a_click_shows_what_each_stage_takes(browser, tmp_path):
+    run = run_of(tmp_path / "run", [trial(i) for i in range(4)], stage_ms=["0.2 0.4 1.2 0.2", "", "", ""])
+    with opened(browser, run) as shown:
+        words = shown.locator("#detail svg.drawing text")
+        assert not [
+            text for text in words.all_text_contents() if " ms" in text
+        ]  # of the most accurate nothing is known
+        shown.mouse.click(*point(shown, 1.0, 50))
+        assert [text for text in words.all_text_contents() if " ms" in text] == [
+            "0.20 ms · 10 %",
+            "0.40 ms · 20 %",
+            "1.20 ms · 60 %",
+            "0.20 ms · 10 %",
+        ]
+
+
+def test_a_drag_zooms_and_a_double_click_goes_back(browser, run):
+    ends = "document.getElementById('plot')._fullLayout.xaxis.range"
+    with opened(browser, run) as shown:
+        before = shown.evaluate(ends)
+        shown.mouse.move(*point(shown, 1.5, 53))
+        shown.mouse.down()
+        shown.mouse.move(*point(shown, 3.5, 77), steps=5)
+        shown.mouse.up()
+        shown.wait_for_function(f"{ends}[0] > {before[0]}")
+        assert shown.evaluate(ends) == pytest.approx([1.5, 3.5], abs=0.05)
+        shown.mouse.dblclick(*point(shown, 3.3, 74))  # nothing is there
+        shown.wait_for_function(f"{ends}[0] < 1")
+        assert shown.evaluate(ends) == pytest.approx(before)
+
+
+def test_baselines_are_stars_that_can_be_clicked(browser, run):
+    run.result = RESULT
+    stars = "document.getElementById('plot').data.filter((trace) => trace.marker && trace.marker.symbol === 'star')"
+    with opened(browser, run) as shown:
+        assert shown.evaluate(f"{stars}.map(({{ x, y }}) => [x, y])") == [[[3.5], [75]]]
+        marks = shown.locator("#plot .points path").count()
+        shown.mouse.click(*point(shown, 3.5, 75))
+        assert shown.locator("#detail h2").inner_text() == "resnet"
+        figures = shown.locator("#detail .figures").inner_text()
+        assert all(text in figures for text in ("75.0 %", "mean of 2 seeds", "3.50 ms", "3.00 M"))
+        # What was selected before has its ring no longer; the star stays.
+        shown.wait_for_function(f"document.querySelectorAll('#plot .points path').length === {marks - 1}")
+
+
+@pytest.mark.parametrize(("epochs", "said"), [(3, "after 3 epochs"), (None, "")])
+def test_a_run_from_before_there_were_rungs_and_seeds(epochs, said, browser, tmp_path):
+    result = RESULT | {"confirmed": [{"number": 3, "accuracy": 0.9, "longer": True}]}
+    run = run_of(tmp_path / "run", [trial(i) for i in range(4)], result, rungs=None, epochs=epochs)
+    run.trials = run.trials.assign(rung=pd.NA)
+    with opened(browser, run) as shown:
+        figures = shown.locator("#detail .figures").inner_text()
+        assert "80.0 %" in figures and "90.0 %" in figures and said in figures and "not trained" not in figures
+        assert not {"NaN", "undefined", "null"} & set(re.findall(r"\w+", shown.locator("main").inner_text()))
+
+
+def test_braces_in_the_name_of_a_folder_stay_in_the_commands(browser, tmp_path):
+    run = run_of(tmp_path / "a{}", [trial(0), trial(3)])
+    (run.folder / "checkpoints").mkdir()
+    (run.folder / "checkpoints" / "trial-3.safetensors").touch()
+    with opened(browser, run) as shown:
+        said = shown.locator("#detail code")
+        folder = shlex.quote(str(run.folder))
+        assert said.inner_text() == f"hybridnas export {folder} --trial 3 --out exported/trial-3"
+        shown.get_by_role("button", name="0", exact=True).press("Enter")
+        assert "a{}" in said.inner_text() and ".architecture(0).to_json())" in said.inner_text()
 
 
 def test_keys_alone_select_along_the_front_and_in_the_table(browser, run):

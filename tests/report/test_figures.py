@@ -6,6 +6,7 @@ import io
 import json
 import math
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import optuna
 import pandas as pd
 import pytest
 from folders import BASELINES, NUM_CLASSES, write_run
+from matplotlib.container import ErrorbarContainer
 from matplotlib.text import Text
 from PIL import Image
 
@@ -22,10 +24,10 @@ from hybridnas.palette import FAMILY_COLOURS
 from hybridnas.report.agreement import foreseen, proxy_figure
 from hybridnas.report.drawing import draw_architecture, parts_of, stage_ms_of
 from hybridnas.report.figures import FIGURES, draw_all
-from hybridnas.report.fronts import pareto_figure
+from hybridnas.report.fronts import macs_figure, pareto_figure
 from hybridnas.report.history import history_of
 from hybridnas.report.operators import ranks, wins_of
-from hybridnas.report.style import said, save, text_on
+from hybridnas.report.style import SMALL, WIDTH, said, save, text_on
 from hybridnas.study.importance import importances
 from hybridnas.study.records import COLUMNS, typed
 
@@ -113,6 +115,96 @@ def test_pareto_names_what_was_confirmed_and_the_baselines(whole: Path) -> None:
     assert "timm, same training" in shown and "zoo, from its weights" in shown
     counts = run.trials.status.value_counts()
     assert any(f"{counts['pruned']} stopped at a rung" in text and "2 failed" in text for text in shown)
+
+
+def test_intervals_are_drawn_as_they_were_found(whole: Path) -> None:
+    run = Run.load(whole)
+    (axes,) = pareto_figure(run).axes
+    trained = run.trials[run.trials.status == "complete"]
+    (thin,) = [each for each in axes.collections if each.get_label() == "95 % interval"]
+    ends = trained[["latency_ms_low", "latency_ms_high"]].to_numpy(float)
+    heights = np.broadcast_to(100 * trained.accuracy.to_numpy(float)[:, None], ends.shape)
+    np.testing.assert_allclose(np.array(thin.get_segments()), np.stack([ends, heights], -1))
+    bars = [each for each in axes.containers if isinstance(each, ErrorbarContainer)]
+    for row, bar in zip(run.result["confirmed"], bars, strict=True):
+        (segment,) = bar.lines[2][0].get_segments()
+        accuracies = [100 * (row["accuracy"] + sign * row["margin"]) for sign in (-1, 1)]
+        np.testing.assert_allclose(segment, [[row["latency_ms_p50"], y] for y in accuracies])
+
+
+def test_the_front_of_multiply_adds_has_the_budget_and_the_baselines(tmp_path: Path) -> None:
+    settings = {"trials": 20, "budget_ms": None, "budget_macs": 1.5e7, "result": {"baselines": BASELINES}}
+    figure = macs_figure(Run.load(write_run(tmp_path / "run", **settings)))
+    (axes,) = figure.axes
+    assert {"budget 15 M", *(said(row["name"], 24) for row in BASELINES)} <= {*texts(figure)}
+    assert [15.0, 15.0] in [list(line.get_xdata()) for line in axes.lines]
+    places = np.concatenate([np.asarray(each.get_offsets()) for each in axes.collections if len(each.get_offsets())])
+    for row in BASELINES[:2]:  # the third is a known layout of the space
+        assert np.isclose(places, [row["macs"] / 1e6, 100 * row["accuracy"]]).all(1).any(), row["name"]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_all_words_are_large_enough_and_inside(name: str, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 8 points at least: printed 8.5 cm wide these have 5, below which no journal goes."""
+    drawn: dict[Text, None] = {}
+    draw = Text.draw
+    monkeypatch.setattr(Text, "draw", lambda self, renderer: (drawn.setdefault(self), draw(self, renderer))[1])
+    figure = FIGURES[name](Run.load(whole))
+    figure.draw_without_rendering()
+    shown = [text for text in drawn if text.get_visible() and text.get_text().strip()]
+    assert len(shown) > 5 and figure.get_size_inches()[0] == WIDTH
+    box = figure.bbox
+    for text in shown:
+        assert text.get_fontsize() >= SMALL and SMALL * 8.5 / 2.54 / WIDTH > 5, text
+        extent = text.get_window_extent()
+        assert box.x0 <= extent.x0 and extent.x1 <= box.x1 and box.y0 <= extent.y0 and extent.y1 <= box.y1, text
+
+
+#: How dichromats see linear RGB: Machado, Oliveira and Fernandes (2009), table 1, severity 1.
+DICHROMATS = {
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
+
+
+def lab(colour: str, seen: object = np.eye(3)) -> np.ndarray:  # noqa: B008
+    """CIE L*a*b* (D65) of '#RRGGBB' as somebody sees it."""
+    channels = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = to_xyz @ (np.asarray(seen) @ linear).clip(0, 1) / to_xyz.sum(1)
+    x, y, z = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / 3 * (29 / 6) ** 2 + 4 / 29)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+CORE = ("mbconv", "convnext", "window", "global")
+
+
+@pytest.mark.parametrize("sight", DICHROMATS)
+@pytest.mark.parametrize(("one", "other"), [*combinations(CORE, 2)])
+def test_core_families_stay_apart_in_every_eye(one: str, other: str, sight: str) -> None:
+    seen = [lab(FAMILY_COLOURS[name], DICHROMATS[sight]) for name in (one, other)]
+    assert np.linalg.norm(seen[0] - seen[1]) > 10  # CIE 1976
+
+
+def test_convolution_and_attention_stay_apart_in_grey_but_for_one_pair() -> None:
+    """MBConv and global attention are told apart by their names alone, which stand beside every colour."""
+    pairs = [(one, other) for one in CORE[:2] for other in CORE[2:]]
+    light = {name: lab(FAMILY_COLOURS[name])[0] for name in CORE}
+    assert [pair for pair in pairs if abs(light[pair[0]] - light[pair[1]]) < 10] == [("mbconv", "global")]
 
 
 def test_history_is_the_area_above_chance_and_below_the_budget() -> None:

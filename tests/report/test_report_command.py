@@ -17,6 +17,7 @@ import optuna
 import pandas as pd
 import pytest
 from folders import write_run
+from rich.console import Console
 
 from hybridnas import Run
 from hybridnas.cli import exit_code
@@ -26,7 +27,7 @@ from hybridnas.pipeline import _draw
 from hybridnas.report.__main__ import app
 from hybridnas.report.figures import FIGURES
 from hybridnas.report.runs import compare_runs, runs_figure
-from hybridnas.report.tables import summary
+from hybridnas.report.tables import front_table, summary
 from hybridnas.study.looking import read_only, serve
 
 
@@ -34,7 +35,7 @@ from hybridnas.study.looking import read_only, serve
 def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Three searches of one kind; the first has a study of its own."""
     parent = tmp_path_factory.mktemp("runs {1}")
-    return [write_run(parent / f"_run {n}$", trials=14, seed=n, study=n == 0) for n in range(3)]
+    return [write_run(parent / f"_run {n}$ [v2]", trials=14, seed=n, study=n == 0) for n in range(3)]
 
 
 def copy_of(folder: Path, tmp_path: Path) -> Path:
@@ -59,6 +60,7 @@ def test_several_runs_stand_on_one_front(
         (folder / "study.db").unlink(missing_ok=True)
     assert exit_code(app, [*map(str, copies), "--out", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
+    assert all(f"│ {folder.name} " in out for folder in copies)
     assert "Runs on one front" in out and "not drawn: importances" in out and out.count("Winner: trial") == 3
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"fronts.png", "fronts.svg", "trials.csv"}
     assert all((folder / "figures" / "architecture.svg").is_file() for folder in copies)
@@ -83,6 +85,29 @@ def test_milliseconds_of_two_devices_are_not_compared(folders: list[Path], tmp_p
     assert not comparison.by_latency and comparison.trials.cost.equals(comparison.trials.macs.astype("float64"))
     assert "cannot be compared" in comparison.notes[0] and "cuda" in comparison.notes[0]
     assert "multiply-adds" in runs_figure(comparison).axes[0].get_xlabel()
+
+
+@pytest.mark.parametrize("names", [("abacus", "slide rule"), ("", "")], ids=["two machines", "nobody said which"])
+def test_milliseconds_of_one_target_on_two_machines_are_not_compared(
+    names: tuple[str, str], folders: list[Path]
+) -> None:
+    """Equal settings tell nothing: both call it cpu."""
+    runs = [Run.load(folder) for folder in folders[:2]]
+    assert compare_runs(runs).by_latency
+    for run, name in zip(runs, names, strict=True):
+        run.trials["machine"] = name
+    comparison = compare_runs(runs)
+    assert not comparison.by_latency and comparison.trials.cost.equals(comparison.trials.macs.astype("float64"))
+    note = comparison.notes[0]
+    assert "cannot be compared" in note and all(f"cpu ({name or 'unknown machine'})" in note for name in names)
+
+
+def test_names_in_the_table_of_the_front_are_printed_as_they_are(folders: list[Path]) -> None:
+    run, name = Run.load(folders[0]), "bird [v2] [/x] :cat:"
+    run.trials.loc[run.trials.status == "complete", "design"] = name
+    console = Console(record=True, width=250)
+    console.print(front_table(run))
+    assert f"({name})" in console.export_text()
 
 
 def test_unlike_trainings_are_said_and_unlike_data_refused(folders: list[Path], tmp_path: Path) -> None:
@@ -246,8 +271,6 @@ def test_the_dashboard_says_what_is_missing(
 
 
 def test_a_search_that_cannot_draw_says_so_and_goes_on(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    from rich.console import Console
-
     def broken(run: Run) -> None:
         raise ZeroDivisionError("none left")
 

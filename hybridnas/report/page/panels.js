@@ -53,9 +53,8 @@ function fillDetail(section, facts, state, onSelect) {
     trial.design,
   ].filter(Boolean);
   const figures = [
-    [facts.accuracy, percent(trial.accuracy), known(trial.epochs) ? `after ${plural(trial.epochs, "epoch")}` : "not trained"],
-    ...(trial.confirmed ? [["trained longer", percent(trial.confirmed.accuracy),
-      `${plural(trial.confirmed.seeds, "seed")}, ${plural(trial.confirmed.epochs, "epoch")}`]] : []),
+    [facts.accuracy, percent(trial.accuracy), known(trial.epochs) ? `after ${plural(trial.epochs, "epoch")}` : known(trial.accuracy) ? "" : "not trained"],
+    ...(trial.confirmed ? [["trained longer", percent(trial.confirmed.accuracy), howLong(trial.confirmed)]] : []),
     ...facts.axes.map((axis, i) => [axis.name, cost(costOf(trial, i), axis.unit, axis.unit === "MACs"), latencyNote(trial, i)]).filter(([, value]) => value !== "–"),
     ...(trial.seconds ? [["training took", `${figure(trial.seconds)} s`, ""]] : []),
   ];
@@ -75,8 +74,13 @@ function fillDetail(section, facts, state, onSelect) {
       ? "Milliseconds are predicted from the table of parts and scaled to the latency of the whole."
       : "The milliseconds of its parts are not known."),
     element("h3", {}, trial.kept ? "Export it" : "Its weights are not kept: train it"),
-    command(facts.runs[trial.run][trial.kept ? "export" : "train"].replaceAll("{}", trial.number)),
+    command(facts.runs[trial.run][trial.kept ? "export" : "train"].replaceAll(NUMBER, trial.number)),
   );
+}
+
+// The first versions did not say it.
+function howLong({ seeds, epochs }) {
+  return [known(seeds) ? plural(seeds, "seed") : "", known(epochs) ? plural(epochs, "epoch") : ""].filter(Boolean).join(", ");
 }
 
 function latencyNote(trial, axis) {

@@ -27,6 +27,9 @@ function escaped(text) {
   return String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 }
 
+// What stands for a trial's number in a command: no path holds it.
+const NUMBER = "\0";
+
 const known = (value) => value !== null && value !== undefined;
 /** Percent with one digit, of two as near the even one: as Python rounds, so that the page says what the terminal said. */
 const tenths = (share) => (100 * share - ((100 * share) % 1 === 0.25 ? 0.05 : 0)).toFixed(1);
