@@ -142,7 +142,7 @@ def test_the_command_prints_a_table_and_draws(
         (["--runtime", "abacus"], "--runtime abacus was not timed; torch and onnxruntime were."),
         (["--budget-ms", "0.5"], "no network on record is so fast; the fastest takes 4 ms"),
         (["--budget-ms", "4.1"], "no network on record is so fast; the fastest takes 4 ms, and 3% are kept in hand."),
-        (["--budget-ms", "0"], "is not in the range"),
+        (["--budget-ms", "0"], "greater than or equal to 0.001"),
         (["--rungs", "1,9"], "--rungs must rise from 1 up to the 4 epochs on record."),
         (["--rungs", "0,4"], "--rungs must rise from 1 up to the 4 epochs on record."),
         (["--rungs", "few"], "--rungs must be numbers of epochs such as 1,3,9, got 'few'."),

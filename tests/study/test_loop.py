@@ -201,10 +201,10 @@ def test_where_hardly_anything_holds_the_budget_the_search_ends(
 ) -> None:
     monkeypatch.setattr(loop_module, "BARREN", 25)
     space = make_search().space
-    smallest = space.design(("mbconv", "mbconv"), size=0.0)
-    assert smallest
-    params = num_params(build(smallest, 3).deploy())
-    search, said = make_search(Budget(params=1.02 * params), folder="barren", sampler="random"), []
+    generator = random.Random(0)
+    drawn = [space.sample(lambda _, values: generator.choice(values)) for _ in range(60)]
+    params = sorted(num_params(build(each, 3).deploy()) for each in drawn)
+    search, said = make_search(Budget(params=params[4]), folder="barren", sampler="random"), []
     search.say = said.append
     search.run(trials=30, seconds_left=forever)
     assert 0 < search.num_begun < 30
@@ -519,7 +519,7 @@ def test_what_was_trained_is_not_trained_again(make_search: MakeSearch, monkeypa
     search.run(trials=6, seconds_left=forever)
     epochs = sum(len(record.accuracies) for record in search.records)
     assert epochs == 4 * 1 + 2 * 3
-    assert len(steps) == epochs * -(-len(search.trainer.dataset.train) // search.recipe.batch_size)
+    assert len(steps) == epochs * (len(search.trainer.dataset.train) // search.recipe.batch_size)
 
 
 def told_by_key(accuracy: Callable[[Architecture], float]) -> Serial:
