@@ -242,7 +242,7 @@ def _nothing_trained(search: Search, config: SearchConfig) -> ConfigError:
     """Why a search that ended has no accuracy at all."""
     trained = [record for record in search.records if record.status != "infeasible"]
     failed = [record for record in trained if record.status == "failed"]
-    if failed == trained:
+    if failed and failed == trained:
         return ConfigError(f"All {len(failed)} trainings failed; the last: {failed[-1].reason}.")
     within = f" within {config.time:g} s" if config.time else ""
     return ConfigError(

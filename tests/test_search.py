@@ -459,6 +459,16 @@ def test_no_run_to_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert len(err) == 3 and all(line.startswith("hybridnas: ") for line in err)
 
 
+def test_no_time_for_a_single_design_is_one_sentence(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("hybridnas.timing.Timer", lambda target, **_: CountingTimer(target))
+    assert exit_code(app, [*arguments, "--time", "1s"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("hybridnas: No training reached its last epoch within 1 s: go on with --resume and more --ti")
+    assert err.count("\n") == 1
+
+
 def test_a_budget_out_of_reach_exits_with_3(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(app, [*arguments, "--budget-macs", "1000", "--trials", "2"]) == 3
     err = capsys.readouterr().err
