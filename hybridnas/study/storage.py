@@ -26,7 +26,7 @@ from hybridnas.files import append, full_disk_said, write_atomic
 from hybridnas.study.objective import Direction
 from hybridnas.study.records import TrialRecord, header, line
 from hybridnas.study.run import trial_weights
-from hybridnas.study.sharing import PAUSE_S, Alone, Claims, patiently, read_url, without_password
+from hybridnas.study.sharing import PAUSE_S, Alone, Claims, patiently, promptly, read_url, without_password
 
 R = TypeVar("R")
 
@@ -81,7 +81,8 @@ class Storage:
         try:
             while not self.claims.claim("opening"):
                 time.sleep(PAUSE_S)
-            self._database = RDBStorage(address, engine_kwargs={"pool_pre_ping": url is not None})
+            on_server = {"pool_pre_ping": True, "connect_args": promptly(self._url)} if self._url else {}
+            self._database = RDBStorage(address, engine_kwargs=on_server)
             self.studies = [
                 optuna.create_study(
                     storage=self._database, study_name=name, directions=list(directions), load_if_exists=True
@@ -195,13 +196,10 @@ class Storage:
             DiskFullError: there is no room for it.
         """
         key = trial.user_attrs["key"]
-        tries = 0
 
         def put() -> None:
-            nonlocal tries
-            tries += 1
-            # The server may have gone away after it had kept the trial.
-            if tries == 1 or not self._has(rung, key):
+            # A server may have gone away after it had kept the trial, or with this search's claim to it.
+            if not (self.is_shared and self._has(rung, key)):
                 self.studies[rung].add_trial(trial)
 
         with full_disk_said(self.folder):
