@@ -172,7 +172,7 @@ def _recipe(config: TrainConfig) -> FullRecipe:
 
 
 #: What torch raises where a file holds something else.
-DAMAGED = (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError)
+DAMAGED = (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError, pickle.UnpicklingError)
 
 
 class Log:
@@ -223,7 +223,9 @@ class Log:
             self.epochs = [Epoch(**each) for each in state["epochs"]]
             self.best = state["best"]
             key, data = state["training"]["key"], state["data"]
-            _ = state["mean"], state["std"], state["threads"]
+            if not (self.best_epoch.accuracy >= 0 and state["threads"] >= 1):
+                raise ValueError("no accuracy, or no threads")
+            _ = state["mean"] / state["std"] + torch.zeros(3)
         except DAMAGED as error:
             raise RunError(f"{path} is damaged ({first_clause(error)}); remove it to begin anew.") from None
         if key != architecture.key:
@@ -239,6 +241,7 @@ class Log:
             RunError: it does not fit the training.
         """
         try:
+            training.averaged.load_state_dict(self.best)  # as it will at the end
             training.load_state(state["training"])
         except DAMAGED as error:
             path = self.folder / CHECKPOINT
