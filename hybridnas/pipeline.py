@@ -42,7 +42,7 @@ from hybridnas.report.progress import SearchDisplay, say, telling
 from hybridnas.report.tables import front_table, summary
 from hybridnas.study.loop import Search
 from hybridnas.study.objective import Objective
-from hybridnas.study.run import Run, free_folder
+from hybridnas.study.run import Run, free_folder, new_folder
 from hybridnas.study.storage import Storage
 from hybridnas.timing import about_timer, compare_with_last_time, open_timers, warn_of_drift
 from hybridnas.working import open_places, share_of_cores, workers_here
@@ -125,6 +125,8 @@ def run_search(
     reserve = finish + compare + (CONFIRM_SHARE * config.time if config.time else 0.0)
 
     with ExitStack() as stack:
+        if config.out is None:
+            folder = new_folder(folder.parent)  # another search may have begun since it was named
         stack.enter_context(owned(folder))
         if resume:
             check_unchanged(dataset, config, folder)
