@@ -104,10 +104,10 @@ class Storage:
     def _check(self, directions: Sequence[Direction], then: Mapping[str, str], about: Mapping[str, str]) -> None:
         if any([way.name.lower() for way in study.directions] != list(directions) for study in self.studies):
             raise RunError(f"{self.place} is of a search with another objective{self._way_out}.")
-        for what in then.keys() & about.keys():
-            if then[what] != about[what]:
+        for what, now in about.items():
+            if then.get(what, now) != now:  # an older version did not say all
                 raise RunError(
-                    f"{self.place} is of a search with another {what}: {then[what]}, not {about[what]}{self._way_out}."
+                    f"{self.place} is of a search with another {what}: {then[what]}, not {now}{self._way_out}."
                 )
 
     @property
