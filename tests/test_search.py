@@ -406,6 +406,8 @@ def test_resume_refuses_other_data_under_the_same_name(finished: Path, tmp_path:
         (["--baselines", "foo"], "--baselines: input should be 'zoo', 'timm' or 'none', got foo."),
         (["--sampler", "magic"], "--sampler: input should be 'auto', 'cost-aware', 'tpe',"),
         (["--objective", "speed"], "--objective: input should be 'front', 'accuracy',"),
+        (["--ray-address", "auto"], "--ray-address is for --executor ray, got local."),
+        (["--out", "s3://bucket/run"], "--out: must be a folder of this machine, which may be mounted, and no address"),
         (
             ["--sampler", "cost-aware", "--objective", "front+macs"],
             "--sampler: cost-aware knows no third objective, which front+macs has; take tpe",
