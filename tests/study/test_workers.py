@@ -86,8 +86,9 @@ def test_an_idle_worker_that_dies_is_replaced(workers):
 
 def test_a_worker_that_was_dead_before_did_not_die_of_its_task(workers, tmp_path):
     """The first worker is; the next one ends at the task, which is done once more."""
-    os.kill(workers.processes[0], signal.SIGKILL)
-    psutil.wait_procs([psutil.Process(workers.processes[0])], timeout=10)
+    victim = psutil.Process(workers.processes[0])
+    victim.kill()
+    psutil.wait_procs([victim], timeout=10)
     assert isinstance(do(workers, task(92, tmp_path / "begun"))[92], Outcome)
 
 
