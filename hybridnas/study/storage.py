@@ -194,6 +194,7 @@ class Storage:
 
         Raises:
             DiskFullError: there is no room for it.
+            RunError: the study cannot be written for another reason.
         """
         key = trial.user_attrs["key"]
 
@@ -202,8 +203,11 @@ class Storage:
             if not (self.is_shared and self._has(rung, key)):
                 self.studies[rung].add_trial(trial)
 
-        with full_disk_said(self.folder):
-            self._on_server(put)
+        try:
+            with full_disk_said(self.folder):
+                self._on_server(put)
+        except (SQLAlchemyError, StorageInternalError) as error:
+            raise RunError(f"{self.place} cannot be written: {first_clause(error.__cause__ or error)}.") from None
         self._known.add((rung, key))
         self.write_table(records)
 

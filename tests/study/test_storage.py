@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from fakes import made_up_record
 from optuna.exceptions import StorageInternalError
-from sqlalchemy import event
+from sqlalchemy import event, text
 
 from hybridnas import SearchSpace
 from hybridnas.errors import RunError
@@ -77,3 +78,19 @@ def test_a_study_that_optuna_cannot_open_is_one_sentence(tmp_path: Path, monkeyp
     monkeypatch.setattr("optuna.create_study", fail)
     with pytest.raises(RunError, match=r"study\.db cannot be opened: An exception is raised[^\n]*$"):
         Storage(tmp_path, 1, DIRECTIONS)
+
+
+def test_a_study_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    """As where another program has it open to write, or its disk is broken."""
+    space = SearchSpace.load("tiny")
+    record = made_up_record(0, space.sample(lambda _, values: values[0]))
+    storage = Storage(tmp_path, 1, DIRECTIONS)
+    assert storage._database
+    with storage._database.engine.connect() as connection:
+        connection.execute(text("PRAGMA busy_timeout = 0"))  # five seconds else
+    with sqlite3.connect(tmp_path / "study.db", isolation_level=None) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(RunError, match=r"study\.db cannot be written: [^\n]*database is locked\S*$"):
+            storage.add(0, Proposals(space, Objective(), 1, seed=0).frozen(record, -1.0), [record])
+    other.close()
+    storage.close()
