@@ -271,7 +271,9 @@ def test_a_password_is_not_printed(tmp_path, space_file, npz_file):
 
 
 @pytest.mark.parametrize(
-    "error", [sharing.DBAPIError("SELECT", {}, Exception("gone")), StorageInternalError("gone")], ids=["its", "Optuna's"]
+    "error",
+    [sharing.DBAPIError("SELECT", {}, Exception("gone")), StorageInternalError("gone")],
+    ids=["its", "Optuna's"],
 )
 def test_a_server_that_stays_away_ends_the_search(monkeypatch, error):
     monkeypatch.setattr(sharing, "PATIENCE_S", 0.2)
