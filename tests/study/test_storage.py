@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import sqlite3
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 from fakes import made_up_record
 from optuna.exceptions import StorageInternalError
-from sqlalchemy import event, text
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 
 from hybridnas import SearchSpace
 from hybridnas.errors import RunError
@@ -45,13 +47,11 @@ def test_300_trials_are_read_by_few_queries_and_one_more_is_one_line(tmp_path: P
     designs = [space.sample(lambda _, values: generator.choice(values)) for _ in range(400)]
     every = list({design.key: design for design in designs}.values())[:301]
     records: list[TrialRecord] = [made_up_record(number, design) for number, design in enumerate(every)]
-    proposals = Proposals(space, Objective(), 2, seed=0)
-    first = Storage(tmp_path, 2, DIRECTIONS)
-    first.studies[0].add_trials([proposals.frozen(record, -1.0) for record in records[:299]])
-    first.add(0, proposals.frozen(records[299], -1.0), records[:300])
-    first.close()
+    last = Proposals(space, Objective(), 2, seed=0).frozen(records[300], -1.0)
+    (tmp_path / "empty").mkdir()
+    empty, storage = (Storage(folder, 2, DIRECTIONS) for folder in (tmp_path / "empty", tmp_path))
+    write_quickly(tmp_path / "study.db", records[:300])
 
-    storage = Storage(tmp_path, 2, DIRECTIONS)
     with statements(storage) as read:
         found = storage.load()
     assert [record for _, record, _ in found] == records[:300]
@@ -63,12 +63,28 @@ def test_300_trials_are_read_by_few_queries_and_one_more_is_one_line(tmp_path: P
     table = tmp_path / "trials.csv"
     storage.write_table(records[:300])
     before = table.read_bytes(), table.stat().st_ino
-    with statements(storage) as written:
-        storage.add(0, proposals.frozen(records[300], -1.0), records)
-    assert len(written) < 60, "what one trial costs does not grow with the others"
+    with statements(storage) as written, statements(empty) as written_alone:
+        storage.add(0, last, records)
+        empty.add(0, last, records[300:])
+    assert len(written) == len(written_alone), "what one trial costs does not grow with the others"
     assert table.stat().st_ino == before[1] and table.read_bytes().startswith(before[0])
     assert len(table.read_bytes().splitlines()) == 302
-    storage.close()
+    for each in (storage, empty):
+        each.close()
+
+
+def write_quickly(study: Path, records: list[TrialRecord]) -> None:
+    """Trials as the search writes them, as far as it reads them back, in one transaction."""
+    with sqlite3.connect(study) as database:
+        database.executemany(
+            "INSERT INTO trials (trial_id, number, study_id, state) VALUES (?, ?, 1, 'COMPLETE')",
+            [(record.number + 1, record.number) for record in records],
+        )
+        database.executemany(
+            "INSERT INTO trial_user_attributes (trial_id, key, value_json) VALUES (?, 'record', ?)",
+            [(record.number + 1, json.dumps(record.to_json())) for record in records],
+        )
+    database.close()
 
 
 def test_a_study_that_optuna_cannot_open_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,17 +96,19 @@ def test_a_study_that_optuna_cannot_open_is_one_sentence(tmp_path: Path, monkeyp
         Storage(tmp_path, 1, DIRECTIONS)
 
 
-def test_a_study_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
-    """As where another program has it open to write, or its disk is broken."""
+def test_a_study_that_cannot_be_written_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where another program has it open to write for long, or its disk is broken."""
     space = SearchSpace.load("tiny")
     record = made_up_record(0, space.sample(lambda _, values: values[0]))
     storage = Storage(tmp_path, 1, DIRECTIONS)
-    assert storage._database
-    with storage._database.engine.connect() as connection:
-        connection.execute(text("PRAGMA busy_timeout = 0"))  # five seconds else
-    with sqlite3.connect(tmp_path / "study.db", isolation_level=None) as other:
-        other.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(RunError, match=r"study\.db cannot be written: [^\n]*database is locked\S*$"):
-            storage.add(0, Proposals(space, Objective(), 1, seed=0).frozen(record, -1.0), [record])
-    other.close()
+
+    def locked(trial: object) -> None:
+        try:
+            raise OperationalError("INSERT", {}, sqlite3.OperationalError("database is locked"))
+        except OperationalError as error:
+            raise StorageInternalError("An exception is raised during the commit.") from error
+
+    monkeypatch.setattr(storage.studies[0], "add_trial", locked)
+    with pytest.raises(RunError, match=r"study\.db cannot be written: [^\n]*database is locked[^\n]*$"):
+        storage.add(0, Proposals(space, Objective(), 1, seed=0).frozen(record, -1.0), [record])
     storage.close()
