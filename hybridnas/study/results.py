@@ -87,7 +87,7 @@ def read_result(path: Path, config: SearchConfig) -> dict[str, Any]:
         found["targets"] = [_first_form(found, config)]
     Result.model_validate(found)
     confirmed = [{"design": "", "accuracies": [], **row} for row in found["confirmed"]]
-    return {"baselines": [], **found, "confirmed": confirmed}
+    return {**found, "baselines": found.get("baselines", []), "confirmed": confirmed}
 
 
 def _first_form(found: dict[str, Any], config: SearchConfig) -> dict[str, Any]:
