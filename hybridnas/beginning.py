@@ -19,6 +19,7 @@ from hybridnas import zoo
 from hybridnas.architecture import Architecture
 from hybridnas.config import DEFAULT_SECONDS, DEFAULT_SECONDS_LARGE, SearchConfig
 from hybridnas.cost.latency import Timer, available_cores
+from hybridnas.cost.measure import Budget
 from hybridnas.cost.predict import context_of
 from hybridnas.cost.runtimes import Setting
 from hybridnas.cost.table import Table
@@ -32,7 +33,7 @@ from hybridnas.space import SearchSpace
 from hybridnas.space.around import around
 from hybridnas.study.run import check_goes_on, free_folder, newest_folder, read_settings, write_settings
 from hybridnas.study.sharing import check_server, without_password
-from hybridnas.working import share_of_cores
+from hybridnas.working import share_of_cores, workers_here
 from hybridnas.zoo.of_timm import BACKBONES, given_weights
 
 #: Where runs lie that were not given a folder.
@@ -58,11 +59,20 @@ def open_run(config: SearchConfig, *, resume: bool) -> tuple[SearchConfig, Path]
     """
     if config.storage:
         check_server(config.storage)
+    if not resume:
+        folder = free_folder(config.out, RUNS)
+    else:
+        folder = config.out or newest_folder(RUNS, "run folder")
+        config = _gone_on_with(config, folder)
+    if config.ray_address is not None and config.executor != "ray":
+        raise ConfigError(f"--ray-address is for --executor ray, got {config.executor}.")
     if config.executor == "ray" and importlib.util.find_spec("ray") is None:
         raise ConfigError("--executor ray needs Ray: pip install 'hybridnas[ray]'.")
-    if not resume:
-        return config, free_folder(config.out, RUNS)
-    folder = config.out or newest_folder(RUNS, "run folder")
+    return config, folder
+
+
+def _gone_on_with(config: SearchConfig, folder: Path) -> SearchConfig:
+    """The settings of a run, with those that are given now in their place."""
     stored = read_settings(folder)
     check_goes_on(folder, stored)
     if config.rungs is not None and stored.epochs:
@@ -73,7 +83,9 @@ def open_run(config: SearchConfig, *, resume: bool) -> tuple[SearchConfig, Path]
         stored = stored.model_copy(update={"trials": None, "time": None})
     if given.get("baselines", "timm") != "timm":  # the weights of timm's models go with them
         stored = stored.model_copy(update={"baseline_weights": None})
-    return stored.model_copy(update={**given, "out": folder}), folder
+    if given.get("executor", "ray") != "ray":  # and its address with Ray
+        stored = stored.model_copy(update={"ray_address": None})
+    return stored.model_copy(update={**given, "out": folder})
 
 
 def weights_of(config: SearchConfig) -> Path | None:
@@ -200,6 +212,8 @@ def about(config: SearchConfig, space: SearchSpace, timers: Sequence[Timer], dat
     device = {"device": ", ".join(f"{timer.target} ({timer.fingerprint})" for timer in timers)}
     return {
         "space": f"{space.name} ({hashlib.sha256(space.text.encode()).hexdigest()[:8]})",
+        "image size": ", ".join(map(str, space.file.image_size)),
+        "budget": str(Budget(config.budget_ms, config.budget_macs, config.budget_params)),
         "seed": str(config.seed),  # the data are split by it
         "data": f"{config.data} ({dataset.fingerprint()})",
         "training": f"{config.epochs} epochs, rungs {config.rungs}, batch {config.batch_size}, flip {config.flip}",
@@ -248,7 +262,7 @@ def begin(
     assert config.batch_size
     environment: dict[str, Any] = {
         "training_threads": quickest_num_threads(
-            share_of_cores(config.workers), max(space.file.image_size), config.batch_size
+            share_of_cores(workers_here(config)), max(space.file.image_size), config.batch_size
         ),
         "targets": [timer.environment | {"fingerprint": timer.fingerprint} for timer in timers],
         "data_fingerprint": dataset.fingerprint(),

@@ -51,14 +51,14 @@ def compare_run(
         say: Told what each training gave.
         weights: A folder of weights for timm's models; one that was trained from scratch before stays so.
     """
-    result = json.loads((folder / RESULT).read_bytes())
+    run = Run.load(folder)
+    result = dict(run.result)
     remarks: dict[str, list[str]] = result.setdefault("baseline_remarks", {})
     late = [row["name"] for row in result["baselines"] if weights and _got_weights(row, weights)]
     if late:
         say(f"{', '.join(late)}: trained from scratch before, and weights in {weights} are not used")
     if kind in remarks:
         return
-    run = Run.load(folder)
     found = [Baseline.from_row(row, weights) for row in result["baselines"] if row["kind"] != "seeded"]
     earlier = result.setdefault("seconds", {}).get("baselines", 0.0)
     winner = next(row for row in result["confirmed"] if row["number"] == result["winner"])
@@ -79,7 +79,8 @@ def compare_run(
 
     if not winner["accuracies"]:
         remarks[kind] = [
-            "The winner was not trained longer for lack of time, so nothing was trained to compare it with."
+            "The winner was not trained longer for lack of time, or by an older version, so nothing was trained to "
+            "compare it with."
         ]
     elif left() < LEAST_S:
         why = "The search trained too short" if seconds_left() == math.inf else "No time was left"

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hybridnas.errors import ConfigError
 
@@ -68,6 +68,13 @@ class Settings(BaseModel):
     ARGUMENTS: ClassVar[dict[str, str]] = {}
 
     out: Path | None = None
+
+    @field_validator("out")
+    @classmethod
+    def _out_is_a_folder(cls, out: Path | None) -> Path | None:
+        if out and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(out)):  # of a drive there is one letter
+            raise ValueError("must be a folder of this machine, which may be mounted, and no address")
+        return out
 
     @classmethod
     def checked(cls, **fields: Any) -> Self:
@@ -182,12 +189,6 @@ class SearchConfig(Settings):
     def _a_study_lies_in_a_storage(self) -> SearchConfig:
         if self.study is not None and self.storage is None:
             raise ValueError("study: names a study on a server, which --storage must say")
-        return self
-
-    @model_validator(mode="after")
-    def _an_address_is_of_ray(self) -> SearchConfig:
-        if self.ray_address is not None and self.executor != "ray":
-            raise ValueError(f"ray-address: is for --executor ray, got {self.executor}")
         return self
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -21,7 +22,8 @@ from hybridnas.export.preprocessing import Preprocessing
 from hybridnas.files import write_atomic
 from hybridnas.study.confirm import LONGER, Confirmed, confirm, margins
 from hybridnas.study.loop import Search, over_budget
-from hybridnas.study.run import Run, best_weights, load_network
+from hybridnas.study.records import read_table
+from hybridnas.study.run import Run, best_weights, load_network, read_settings
 
 #: How often and how long an exported file is timed, and the seconds between.
 SITTINGS, SITTING_S, PAUSE_S = 3, 2.0, 3.0
@@ -61,14 +63,25 @@ def finish_run(
                 for cost, latency in zip(candidate.record.costs, latencies, strict=True)
             )
             if search.budget.surely_held(costs):
+                result = _result(folder, candidate, confirmed, latencies, search)
+                _write_card(new, Run(folder, read_settings(folder), read_table(folder / "trials.csv"), result))
+                result["files"] = digests(new)
                 shutil.rmtree(folder / "best", ignore_errors=True)
                 new.rename(folder / "best")
-                _write_result(folder, candidate, confirmed, latencies, search)
-                _write_card(folder, candidate)
+                write_atomic(folder / "result.json", json.dumps(result, indent=2))  # last: it says that all is there
                 return
             reason = over_budget(costs, search.budget) or f"{latencies[0].high:.3g} ms in one of {SITTINGS} sittings"
             say(f"trial {number}, exported, is over the budget: {reason}; trying the next")
             passed_over.add(number)
+
+
+def is_finished(result: dict[str, Any], folder: Path, search: Search) -> bool:
+    """Whether a result is of all that was searched, and its files are what they were; it was killed at the end if not.
+
+    Older runs say neither.
+    """
+    whole = result.get("files", {}).items() <= digests(folder / "best").items()
+    return bool(result) and whole and result.get("covers", covers(search)) == covers(search)
 
 
 def covers(search: Search) -> list[int]:
@@ -81,6 +94,12 @@ def note_seconds(folder: Path, search: Search, doing: str) -> None:
     result = json.loads((folder / "result.json").read_bytes())
     result.setdefault("seconds", {})[doing] = round(search.spent[doing], 1)
     write_atomic(folder / "result.json", json.dumps(result, indent=2))
+
+
+def digests(bundle: Path) -> dict[str, str]:
+    """SHA-256 of the files of a bundle, by name."""
+    files = [path for path in sorted(bundle.glob("*")) if path.is_file()]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def _export(best: Path, candidate: Confirmed, search: Search) -> list[Latency]:
@@ -103,9 +122,9 @@ def _time_file(timer: Timer, model: Model, image_size: int) -> Latency:
     return timer.measure_apart(model, image_size, sittings=SITTINGS, seconds=SITTING_S, pause=PAUSE_S)
 
 
-def _write_result(
+def _result(
     folder: Path, winner: Confirmed, confirmed: list[Confirmed], latencies: list[Latency], search: Search
-) -> None:
+) -> dict[str, Any]:
     dataset = search.trainer.dataset
     targets = [
         {
@@ -128,7 +147,7 @@ def _write_result(
     ]
     found = _confirmed(winner, confirmed, search)
     own = next(row for row in found if row["number"] == winner.record.number)
-    result = {
+    return {
         "winner": winner.record.number,
         "covers": covers(search),
         "num_classes": dataset.num_classes,
@@ -139,14 +158,12 @@ def _write_result(
         "baselines": trained_before(folder),
         "seconds": {doing: round(seconds, 1) for doing, seconds in search.spent.items()},
     }
-    write_atomic(folder / "result.json", json.dumps(result, indent=2))
-    run = Run.load(folder)
-    write_atomic(folder / "pareto.csv", run.front().to_csv(index=False))
 
 
-def _write_card(folder: Path, winner: Confirmed) -> None:
-    card = trial_card(Run.load(folder), winner.record.number, best_weights(folder))
-    write_card(card, folder / "best", winner.record.architecture, Preprocessing.read(folder / "best"))
+def _write_card(bundle: Path, run: Run) -> None:
+    number = run.result["winner"]
+    card = trial_card(run, number, best_weights(run.folder))
+    write_card(card, bundle, run.architecture(number), Preprocessing.read(bundle))
 
 
 def _confirmed(winner: Confirmed, confirmed: list[Confirmed], search: Search) -> list[dict[str, Any]]:

@@ -48,6 +48,8 @@ LEARNING_RATE, HEAD_RATE = 2e-3, 3e-3
 MAX_LOADERS = 8
 #: Images of the batch that the number of threads is tried on, at most.
 MOST_TRIED = 64
+#: What a checkpoint says of threads is damaged where they are more.
+MOST_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,7 @@ def _recipe(config: TrainConfig) -> FullRecipe:
 
 
 #: What torch raises where a file holds something else.
-DAMAGED = (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError)
+DAMAGED = (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError, pickle.UnpicklingError)
 
 
 class Log:
@@ -223,7 +225,10 @@ class Log:
             self.epochs = [Epoch(**each) for each in state["epochs"]]
             self.best = state["best"]
             key, data = state["training"]["key"], state["data"]
-            _ = state["mean"], state["std"], state["threads"]
+            threads = state["threads"]
+            if not (self.best_epoch.accuracy >= 0 and isinstance(threads, int) and 1 <= threads <= MOST_THREADS):
+                raise ValueError("accuracies or threads are none")
+            _ = state["mean"].expand(3), state["std"].expand(3)
         except DAMAGED as error:
             raise RunError(f"{path} is damaged ({first_clause(error)}); remove it to begin anew.") from None
         if key != architecture.key:
@@ -239,7 +244,10 @@ class Log:
             RunError: it does not fit the training.
         """
         try:
+            training.averaged.load_state_dict(self.best)  # as it will at the end
             training.load_state(state["training"])
+            if training.done != len(self.epochs):
+                raise ValueError(f"{len(self.epochs)} epochs, and {training.done} done")
         except DAMAGED as error:
             path = self.folder / CHECKPOINT
             raise RunError(f"{path} does not fit ({first_clause(error)}); remove it to begin anew.") from None

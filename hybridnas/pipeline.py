@@ -34,18 +34,18 @@ from hybridnas.data.dataset import Dataset
 from hybridnas.data.loading import Loading, Source
 from hybridnas.data.sources import open_source
 from hybridnas.errors import ConfigError, RunError, TargetError, UserError, first_clause
-from hybridnas.files import remove_unfinished
-from hybridnas.finishing import covers, finish_run, note_seconds
+from hybridnas.files import remove_unfinished, write_atomic
+from hybridnas.finishing import finish_run, is_finished, note_seconds
 from hybridnas.locks import owned
 from hybridnas.proxy.training import Recipe, Trainer
 from hybridnas.report.progress import SearchDisplay, say, telling
 from hybridnas.report.tables import front_table, summary
 from hybridnas.study.loop import Search
 from hybridnas.study.objective import Objective
-from hybridnas.study.run import Run, free_folder
+from hybridnas.study.run import Run, free_folder, new_folder
 from hybridnas.study.storage import Storage
 from hybridnas.timing import about_timer, compare_with_last_time, open_timers, warn_of_drift
-from hybridnas.working import open_places, share_of_cores
+from hybridnas.working import open_places, share_of_cores, workers_here
 
 #: Of the allowed time, what is kept for confirming; and the seconds that exporting, timing what was exported and
 #: drawing take, with an ONNX file and without.
@@ -125,6 +125,8 @@ def run_search(
     reserve = finish + compare + (CONFIRM_SHARE * config.time if config.time else 0.0)
 
     with ExitStack() as stack:
+        if config.out is None:
+            folder = new_folder(folder.parent)  # another search may have begun since it was named
         stack.enter_context(owned(folder))
         if resume:
             check_unchanged(dataset, config, folder)
@@ -132,7 +134,7 @@ def run_search(
         else:
             begin(free_folder(folder, folder), config, space, designs, timers, dataset)
         say(console, f"run    {folder}")
-        trainer = _trainer(dataset, device, folder, workers=config.workers)
+        trainer = _trainer(dataset, device, folder, workers=workers_here(config))
         places = stack.enter_context(closing(open_places(config, trainer, max(space.file.image_size), console)))
         table = stack.enter_context(closing(Table(folder / TABLE if config.frozen_table else None)))
         display = stack.enter_context(SearchDisplay(console, config, started))
@@ -176,6 +178,7 @@ def run_search(
                 raise _nothing_trained(search, config)
             if search.records != before or not _is_finished(folder, search):
                 finish_run(folder, search, lambda: end - finish - compare - time.monotonic(), display.say, compare)
+            write_atomic(folder / "pareto.csv", Run.load(folder).front().to_csv(index=False))
             if config.baselines != "none":
                 compare_run(
                     folder, search, config.baselines, lambda: end - LAST_S - time.monotonic(), display.say, weights
@@ -242,7 +245,7 @@ def _nothing_trained(search: Search, config: SearchConfig) -> ConfigError:
     """Why a search that ended has no accuracy at all."""
     trained = [record for record in search.records if record.status != "infeasible"]
     failed = [record for record in trained if record.status == "failed"]
-    if failed == trained:
+    if failed and failed == trained:
         return ConfigError(f"All {len(failed)} trainings failed; the last: {failed[-1].reason}.")
     within = f" within {config.time:g} s" if config.time else ""
     return ConfigError(
@@ -252,12 +255,11 @@ def _nothing_trained(search: Search, config: SearchConfig) -> ConfigError:
 
 
 def _is_finished(folder: Path, search: Search) -> bool:
-    """Whether result.json is of all that was searched; it was killed while it confirmed, if not."""
+    """Whether nothing is left to confirm and to export."""
     try:
-        result = Run.load(folder).result
+        return is_finished(Run.load(folder).result, folder, search)
     except RunError:  # damaged: it is written anew
         return False
-    return bool(result) and result.get("covers", covers(search)) == covers(search)  # older runs do not say
 
 
 @contextmanager

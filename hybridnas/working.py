@@ -26,6 +26,11 @@ def share_of_cores(workers: int) -> int:
     return max(1, available_cores() // workers)
 
 
+def workers_here(config: SearchConfig) -> int:
+    """How many trainings share this machine's cores: on a Ray cluster, which has its own, none does."""
+    return 1 if config.ray_address else config.workers
+
+
 def open_places(config: SearchConfig, trainer: Trainer, image_size: int, console: Console) -> Executor:
     """What does a search's trainings, ready to.
 
@@ -38,7 +43,8 @@ def open_places(config: SearchConfig, trainer: Trainer, image_size: int, console
     Raises:
         WorkerError: processes that train cannot be started.
     """
-    setup = partial(_set_up, config, image_size, trainer.threads, trainer.dataset.fingerprint())
+    told = config.model_copy(update={"storage": None})  # whose password is no other process's business
+    setup = partial(_set_up, told, image_size, trainer.dataset.fingerprint())
     if config.executor == "ray":
         with console.status(f"starting {config.workers} trainers on Ray"):
             gpus = int(trainer.device.type == "cuda")
@@ -53,10 +59,10 @@ def open_places(config: SearchConfig, trainer: Trainer, image_size: int, console
             style="bold",
         )
     with console.status(f"starting {config.workers} workers"):
-        return Workers(config.workers, setup)
+        return Workers(config.workers, partial(setup, trainer.threads))
 
 
-def _set_up(config: SearchConfig, image_size: int, threads: int, fingerprint: str, place: int) -> Evaluate:
+def _set_up(config: SearchConfig, image_size: int, fingerprint: str, threads: int, place: int) -> Evaluate:
     """Make a trainer in a worker, on the same data."""
     assert config.device
     dataset = open_source(config.data).load(Loading(image_size, config.seed, config.train_images, config.max_bad))

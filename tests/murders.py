@@ -5,9 +5,11 @@ python murders.py SPACE NPZ FOLDER KILLS
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
+import sqlite3
 import sys
 import time
 import traceback
@@ -46,6 +48,22 @@ def search(config: SearchConfig, *, resume: bool) -> int:
         os._exit(1)
 
 
+def finished(folder: Path) -> set[tuple[str, str]]:
+    """Rungs and records of the trials in a run's studies, seconds and all; none of them is running."""
+    query = """
+        SELECT study_name, state, value_json FROM trials JOIN studies USING (study_id)
+        LEFT JOIN trial_user_attributes AS a ON a.trial_id = trials.trial_id AND a.key = 'record'
+    """
+    with closing(sqlite3.connect(folder / "study.db")) as database:
+        try:
+            found = database.execute(query).fetchall()
+        except sqlite3.OperationalError as error:  # killed before its tables were made
+            assert "no such table" in str(error)
+            return set()
+    assert all(state != "RUNNING" and record for _, state, record in found), found
+    return {(rung, record) for rung, _, record in found}
+
+
 def main() -> None:
     space, data, folder, kills = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
     hybridnas.timing.Timer = make_timer  # type: ignore[attr-defined, misc, assignment]
@@ -61,21 +79,26 @@ def main() -> None:
     seed = int(time.time())
     print("seed", seed, flush=True)
     generator = random.Random(seed)
-    killed = 0
-    while killed < kills:
-        resume = (folder / "killed" / "config.json").exists()
-        child = search(config("killed"), resume=resume)
-        time.sleep(generator.uniform(0.0, 1.5))
-        os.kill(child, signal.SIGKILL)
-        status = os.waitpid(child, 0)[1]
-        if not os.WIFSIGNALED(status):
-            assert status == 0, status
-            print("ended after", killed, flush=True)
+    left = kills
+    for number in itertools.count():
+        run = folder / f"killed-{number}"
+        kept: set[tuple[str, str]] = set()
+        status = -1
+        while status:  # it ends when it ends before it is killed
+            child = search(config(run.name), resume=(run / "config.json").exists())
+            if left:
+                time.sleep(generator.uniform(0.0, 1.5))
+                os.kill(child, signal.SIGKILL)
+            status = os.waitpid(child, 0)[1]
+            assert status == 0 or os.WIFSIGNALED(status), status
+            left -= bool(status)
+            if (run / "study.db").exists():
+                now = finished(run)
+                assert kept <= now, "a finished trial was lost"
+                kept = now
+        print("ended", run.name, flush=True)
+        if not left:
             break
-        killed += 1
-    resume = (folder / "killed" / "config.json").exists()
-    assert os.waitpid(search(config("killed"), resume=resume), 0)[1] == 0
-    print("killed", killed)
 
 
 if __name__ == "__main__":

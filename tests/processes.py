@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from unittest.mock import patch
@@ -36,10 +37,12 @@ def start(command: str, *flags: object) -> subprocess.Popen[str]:
 class Warm:
     """A command, as `start` begins it, but forked off a process that has imported already what takes ten seconds."""
 
-    def __init__(self, command: str, *flags: object) -> None:
+    def __init__(self, command: str, *flags: object, prepare: Callable[[], object] = int) -> None:
+        """`prepare` is called in it first; it is pickled."""
         folder = Path(tempfile.mkdtemp())
         self._said = folder / "out", folder / "err"
-        self._process = _forkserver.Process(target=_run, args=(command, [*map(str, flags)], self._said, {**os.environ}))
+        given = command, [*map(str, flags)], self._said, {**os.environ}, prepare
+        self._process = _forkserver.Process(target=_run, args=given)
         with patch.dict(os.environ, {"OMP_NUM_THREADS": "1"}):  # counted when the first one loads its libraries
             self._process.start()
         assert self._process.pid
@@ -62,10 +65,13 @@ class Warm:
         return self._process.exitcode
 
 
-def _run(command: str, flags: list[str], said: tuple[Path, Path], environment: dict[str, str]) -> None:
+def _run(
+    command: str, flags: list[str], said: tuple[Path, Path], environment: dict[str, str], prepare: Callable[[], object]
+) -> None:
     os.environ.update(environment)
     os.setpgid(0, 0)  # as a shell does
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    prepare()
     for stream, path in zip((sys.stdout, sys.stderr), said, strict=True):
         with path.open("wb") as file:
             os.dup2(file.fileno(), stream.fileno())
@@ -74,11 +80,27 @@ def _run(command: str, flags: list[str], said: tuple[Path, Path], environment: d
     module.run(module.app)
 
 
+def draw_slowly(folder: Path) -> None:
+    """To be prepared: drawing the front of a search that was stopped takes longer than a test, and leaves its marks."""
+    import hybridnas.report.figures
+
+    def draw_front(run: object) -> None:
+        (folder / "drawing").touch()
+        time.sleep(SECONDS / 2)
+        (folder / "drawn").touch()
+
+    hybridnas.report.figures.draw_front = draw_front  # type: ignore[assignment]
+
+
 def wait_for_rows(table: Path, count: int) -> None:
     """Until a CSV with a header has so many."""
+    wait_until(lambda: table.is_file() and len(table.read_text().splitlines()) > count)
+
+
+def wait_until(there: Callable[[], bool]) -> None:
+    """For as long as a test waits."""
     end = time.monotonic() + SECONDS
-    while time.monotonic() < end:
-        if table.is_file() and len(table.read_text().splitlines()) > count:
-            return
+    while not there():
+        if time.monotonic() > end:
+            raise TimeoutError
         time.sleep(0.02)
-    raise TimeoutError(f"{table} did not reach {count} rows")

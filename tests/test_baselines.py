@@ -106,6 +106,24 @@ def test_a_run_that_ended_trains_none_again_and_another_kind_joins_in(
     assert next(row for row in run.result["baselines"] if row["name"] == "levit_128")["layout"] == levit.layout
 
 
+def test_a_run_of_before_there_were_baselines_is_gone_on_with(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "copy"))
+    result = json.loads((folder / "result.json").read_text())
+    for name in ("baselines", "baseline_remarks", "covers", "files", "seconds"):
+        del result[name]
+    for row in result["confirmed"]:
+        del row["accuracies"], row["design"]
+    (folder / "result.json").write_text(json.dumps(result))
+    monkeypatch.setattr(Trainer, "train", None)  # nothing is trained
+    run = run_search(SearchConfig(out=folder), resume=True)
+    assert run.result["baselines"] == [] and run.result["winner"] == result["winner"]
+    (remark,) = run.result["baseline_remarks"]["timm"]
+    assert remark.startswith("The winner was not trained longer for lack of time, or by an older version, so nothing")
+    assert "Winner: trial" in summary(run)
+
+
 def test_killed_in_the_middle_it_goes_on(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Path(shutil.copytree(finished, tmp_path / "copy"))
     whole = Run.load(folder).result["baselines"]

@@ -2,50 +2,58 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import murders
 import pandas as pd
 import psutil
 import pytest
-from processes import SECONDS, Warm, wait_for_rows
+from processes import SECONDS, Warm, draw_slowly, wait_for_rows, wait_until
+from safetensors.numpy import load_file
 
 from hybridnas import Run, SearchConfig, run_search
 from hybridnas.errors import BudgetError, ConfigError, RunError, UserError
 from hybridnas.locks import owned
-from hybridnas.study.run import free_folder
+from hybridnas.study.run import free_folder, new_folder
 from hybridnas.study.storage import Storage
 
 COLUMNS = ["number", "key", "design", "rung", "status", "reason", "accuracy", "worst_latency", "seed"]
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_trials(tmp_path, space_file, npz_file):
+    """Twenty times, in one run folder after the other; murders.py looks after each kill that no trial was lost."""
     command = [sys.executable, murders.__file__, space_file, npz_file, tmp_path, 20]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout.split()[-1]) >= 10, done.stdout  # of 20, unless it ended before
-    whole, killed = (pd.read_csv(tmp_path / name / "trials.csv")[COLUMNS] for name in ("whole", "killed"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = sorted(tmp_path.glob("killed-*"))
+    assert done.stdout.count("ended killed-") == len(runs) > 0
+    whole = pd.read_csv(tmp_path / "whole" / "trials.csv")[COLUMNS]
     assert len(whole) >= murders.TRIALS and (whole.status == "complete").sum() >= 4
-    pd.testing.assert_frame_equal(killed, whole, check_exact=True)
-    assert not [path for path in (tmp_path / "killed").rglob(".*") if path.is_file()]
-    assert Path(tmp_path / "killed" / "best" / "weights.safetensors").is_file()
+    for run in runs:
+        pd.testing.assert_frame_equal(pd.read_csv(run / "trials.csv")[COLUMNS], whole, check_exact=True)
+        assert not [path for path in run.rglob(".*") if path.is_file()]
+        assert (run / "best" / "weights.safetensors").is_file()
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, space_file, npz_file) -> Path:
     """A run that ended, made without a clock."""
     folder = tmp_path_factory.mktemp("finished") / "run"
+    config = SearchConfig(space=str(space_file), data=str(npz_file), epochs=1, trials=6, threads=1, baselines="none")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hybridnas.timing.Timer", murders.make_timer)
-        run_search(SearchConfig(space=str(space_file), data=str(npz_file), epochs=1, trials=6, threads=1, out=folder))
+        run_search(config.model_copy(update={"out": folder}))
     return folder
 
 
@@ -72,6 +80,54 @@ def test_a_torn_file_is_written_anew_or_said(finished, tmp_path, monkeypatch, to
     assert torn != "study.db"
     pd.testing.assert_frame_equal(after.iloc[: len(before)], before, check_dtype=False)
     Run.load(folder).best_model()
+
+
+def content_of(folder: Path) -> dict[str, object]:
+    """What is promised of a run that ended, but what says when or where; safetensors has no order of its own."""
+    weights = {name: array.tobytes() for name, array in load_file(folder / "best" / "weights.safetensors").items()}
+    files = [folder / "pareto.csv", *(folder / "best").iterdir()]
+    return {path.name: path.read_bytes() for path in files} | {"weights.safetensors": weights}
+
+
+BEST = ["architecture.json", "card.md", "labels.json", "model.py", "preprocessing.json", "weights.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("torn", "share"),
+    [("pareto.csv", None), ("pareto.csv", 0.6), ("result.json", None), ("result.json", 0.6), ("best/card.md", None)]
+    + [(f"best/{name}", 0.6) for name in BEST],
+)
+def test_a_run_that_ended_is_made_whole_by_going_on_with_nothing_more_to_do(
+    finished, tmp_path, monkeypatch, torn, share
+):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    content = (folder / torn).read_bytes()
+    (folder / torn).unlink()
+    if share is not None:
+        (folder / torn).write_bytes(content[: int(share * len(content))])
+    monkeypatch.setattr("hybridnas.timing.Timer", murders.make_timer)
+    run = run_search(SearchConfig(out=folder), resume=True)
+    assert content_of(folder) == content_of(finished) and sorted(content_of(folder)) == sorted([*BEST, "pareto.csv"])
+    assert run.result["winner"] == Run.load(finished).result["winner"]
+    assert json.loads((folder / "result.json").read_text()).keys() >= Run.load(finished).result.keys()
+
+
+def test_killed_before_all_was_written_the_end_comes_again(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr("hybridnas.timing.Timer", murders.make_timer)
+
+    def killed(*given):
+        raise KeyboardInterrupt
+
+    for last in ("hybridnas.finishing.write_card", "hybridnas.finishing.write_atomic"):
+        folder = shutil.copytree(finished, tmp_path / last)
+        (folder / "result.json").unlink()
+        shutil.rmtree(folder / "best")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(last, killed)
+            with pytest.raises(KeyboardInterrupt):
+                run_search(SearchConfig(out=folder), resume=True)
+        run_search(SearchConfig(out=folder), resume=True)
+        assert content_of(folder) == content_of(finished)
 
 
 def test_without_its_study_a_run_does_not_begin_anew(finished, tmp_path, monkeypatch):
@@ -147,6 +203,31 @@ def test_a_run_named_by_a_time_that_was_before(tmp_path):
     assert free_folder(None, tmp_path).name == f"{datetime.now():%Y%m%d-%H%M%S}a" and first.parent == tmp_path
 
 
+def test_runs_begun_in_the_same_second_get_a_folder_each(tmp_path):
+    with ThreadPoolExecutor(8) as threads:
+        folders = [*threads.map(new_folder, [tmp_path / "runs"] * 8)]
+    assert len({*folders}) == 8 and all(folder.is_dir() for folder in folders)
+
+
+def test_a_name_that_another_search_took_meanwhile(tmp_path, monkeypatch, space_file, npz_file):
+    from hybridnas import pipeline
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("hybridnas.timing.Timer", murders.make_timer)
+    named = []
+
+    def open_run(config, *, resume, really=pipeline.open_run):
+        found, folder = really(config, resume=resume)
+        folder.mkdir(parents=True)
+        named.append(folder)
+        return found, folder
+
+    monkeypatch.setattr(pipeline, "open_run", open_run)
+    config = SearchConfig(space=str(space_file), data=str(npz_file), epochs=1, trials=1, threads=1, baselines="none")
+    run = run_search(config)
+    assert run.folder.parent == named[0].parent and run.folder != named[0] and not [*named[0].iterdir()]
+
+
 @pytest.fixture
 def with_workers(tmp_path, space_file, npz_file) -> tuple[object, ...]:
     """A search by two workers."""
@@ -175,24 +256,35 @@ def test_workers_and_then_their_driver_are_killed(tmp_path, with_workers):
     assert {*before.key} <= {*after.key} and after.key.nunique() == len(after) == 8
 
 
-@pytest.mark.parametrize(
-    ("sent", "times", "seconds"), [(signal.SIGINT, 1, 10), (signal.SIGTERM, 1, 10), (signal.SIGINT, 2, 4)]
-)
-def test_ctrl_c_or_sigterm_once_ends_it_cleanly_and_twice_at_once(tmp_path, with_workers, sent, times, seconds):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_or_sigterm_once_ends_it_cleanly(tmp_path, with_workers, sent):
     """Sent to the whole group, as a terminal and SLURM do."""
     process = Warm(*with_workers)
     wait_for_rows(tmp_path / "run" / "trials.csv", 1)
     workers, begun = workers_of(process), time.monotonic()
-    for _ in range(times):
-        os.killpg(process.pid, sent)
-        time.sleep(0.2)
+    os.killpg(process.pid, sent)
     _, err = process.communicate(timeout=SECONDS)
-    assert time.monotonic() - begun < seconds and process.returncode in (130, -sent)
-    assert "Traceback" not in err or times == 2
+    assert time.monotonic() - begun < 10 and process.returncode in (130, -sent)  # which is promised
+    assert "Traceback" not in err
     _, alive = psutil.wait_procs(workers, timeout=10)
     assert not alive
-    if times == 1:
-        assert (tmp_path / "run" / "pareto.png").is_file()
+    assert (tmp_path / "run" / "pareto.png").is_file()
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_or_sigterm_twice_ends_it_at_once(tmp_path, with_workers, sent):
+    """In the middle of drawing, which would take long."""
+    process = Warm(*with_workers, prepare=partial(draw_slowly, tmp_path))
+    wait_for_rows(tmp_path / "run" / "trials.csv", 1)
+    workers = workers_of(process)
+    os.killpg(process.pid, sent)
+    wait_until((tmp_path / "drawing").exists)
+    os.killpg(process.pid, sent)
+    process.communicate(timeout=SECONDS)
+    assert process.returncode in (130, -sent)
+    _, alive = psutil.wait_procs(workers, timeout=10)
+    assert not alive
+    assert not (tmp_path / "drawn").exists() and not (tmp_path / "run" / "pareto.png").exists()
 
 
 def workers_of(process: subprocess.Popen[str] | Warm) -> list[psutil.Process]:

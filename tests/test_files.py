@@ -1,3 +1,4 @@
+import os
 import stat
 
 import pytest
@@ -91,6 +92,21 @@ def test_the_file_gets_the_mode_that_the_umask_gives(tmp_path):
     (tmp_path / "b.txt").write_text("x")
     modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a.txt", "b.txt")]
     assert modes[0] == modes[1]
+
+
+def test_while_it_is_being_written_a_file_is_its_owners_alone(tmp_path, monkeypatch):
+    before = os.umask(0)
+    try:
+        modes = []
+
+        def write(temporary):
+            temporary.write_text("x")
+            modes.append(stat.S_IMODE(temporary.stat().st_mode))
+
+        write_atomic(tmp_path / "a.txt", write)
+    finally:
+        os.umask(before)
+    assert modes == [0o600]
 
 
 def test_where_the_cache_lies(monkeypatch, tmp_path):

@@ -19,15 +19,21 @@ from hypothesis import strategies as st
 from hybridnas import Architecture, Run, SearchConfig, SearchSpace, run_search
 from hybridnas.beginning import read_environment, stored_space
 from hybridnas.config import TrainConfig
+from hybridnas.data.loading import Loading
+from hybridnas.data.sources import open_source
 from hybridnas.errors import UserError
 from hybridnas.full_training import train_model
 from hybridnas.predicting import Predictor
-from hybridnas.proxy.training import read_state
+from hybridnas.proxy.training import Recipe, Trainer, read_state
 from hybridnas.starting import read_training, start
 from hybridnas.study.run import read_settings
 
 #: Of each kind of file; over 2,000 between them.
 EXAMPLES = 200
+#: Of those that take a training each.
+FEW = 25
+
+QUIETLY = {"suppress_health_check": list(HealthCheck), "derandomize": True, "deadline": None}
 
 SPACE = """\
 image_size: 16
@@ -171,6 +177,67 @@ def test_stopped_trainings(tmp_path):
             assert "\n" not in str(error)
 
     read()
+
+
+@pytest.fixture(scope="module")
+def small() -> Architecture:
+    design = SearchSpace.parse(SPACE, name="fuzz", file="fuzz.yaml").design(("mbconv",), size=1)
+    assert design is not None
+    return design
+
+
+def damaged(state: dict[str, object], draw: Callable[[st.SearchStrategy[object]], object]) -> dict[str, object]:
+    """A state of the right training in which a part is something else."""
+    if "training" in state and draw(st.booleans()):
+        return {**state, "training": damaged(state["training"], draw)}  # type: ignore[arg-type]
+    return {**state, str(draw(st.sampled_from(sorted(state.keys() - {"identity", "data"})))): draw(VALUES)}
+
+
+def test_a_stopped_training_that_lacks_something_is_begun_anew(tmp_path, npz_file, small):
+    """The bytes are a checkpoint's, and it is of this very training."""
+    data = open_source(str(npz_file)).load(Loading(16, max_train=64))
+    trainer = Trainer(data, torch.device("cpu"), threads=1)
+    recipe, path = Recipe(2, batch_size=32, ema_decay=0.9), tmp_path / "a.pt"
+    whole = trainer.train(small, recipe, seed=0)
+    trainer.train(small, recipe, seed=0, until=1, checkpoint=path)
+    state = torch.load(path, weights_only=True)
+    assert trainer.train(small, recipe, seed=0, checkpoint=path).accuracies == whole.accuracies
+
+    @settings(max_examples=FEW, **QUIETLY)
+    @given(st.data())
+    def train(data: st.DataObject) -> None:
+        torch.save(damaged(state, data.draw), path)
+        found = trainer.train(small, recipe, seed=0, checkpoint=path)
+        assert len(found.accuracies) == 2 and all(0 <= accuracy <= 1 for accuracy in found.accuracies)
+
+    train()
+    for name in state.keys() - {"identity"}:
+        torch.save({each: value for each, value in state.items() if each != name}, path)
+        assert trainer.train(small, recipe, seed=0, checkpoint=path).accuracies == whole.accuracies
+
+
+def test_a_full_training_that_lacks_something_says_so(tmp_path, npz_file, small):
+    (tmp_path / "small.json").write_text(small.to_json())
+    folder = tmp_path / "training"
+    config = TrainConfig(
+        architecture=str(tmp_path / "small.json"), data=str(npz_file), train_images=64, epochs=1, out=folder
+    )
+    train_model(config)
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    refused = []
+
+    @settings(max_examples=FEW, **QUIETLY)
+    @given(st.data())
+    def go_on(data: st.DataObject) -> None:
+        torch.save(damaged(state, data.draw), folder / "checkpoint.pt")
+        try:
+            train_model(TrainConfig(out=folder), resume=True)
+        except UserError as error:
+            assert "checkpoint.pt" in str(error) and "\n" not in str(error)
+            refused.append(error)
+
+    go_on()
+    assert refused
 
 
 class Bomb:

@@ -1,6 +1,7 @@
 """Who times has the device alone, across processes; who trains shares it, and lets a waiting timer go first."""
 
 import os
+import stat
 import subprocess
 import sys
 import time
@@ -72,6 +73,18 @@ def test_a_folder_of_locks_that_is_another_users(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     with pytest.raises(RunError, match="belongs to another user: remove it, or name another folder by TMPDIR"):
         DeviceLock("cpu", tmp_path)
+
+
+def test_locks_are_their_owners_alone(tmp_path):
+    before = os.umask(0)
+    try:
+        lock = DeviceLock("cpu", tmp_path / "locks")
+        with lock.alone():
+            modes = {path.suffix: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "locks").iterdir()}
+    finally:
+        os.umask(before)
+    assert modes == {".lock": 0o600}
+    assert stat.S_IMODE((tmp_path / "locks").stat().st_mode) == 0o700
 
 
 def test_devices_are_locked_apart(tmp_path):

@@ -406,6 +406,8 @@ def test_resume_refuses_other_data_under_the_same_name(finished: Path, tmp_path:
         (["--baselines", "foo"], "--baselines: input should be 'zoo', 'timm' or 'none', got foo."),
         (["--sampler", "magic"], "--sampler: input should be 'auto', 'cost-aware', 'tpe',"),
         (["--objective", "speed"], "--objective: input should be 'front', 'accuracy',"),
+        (["--ray-address", "auto"], "--ray-address is for --executor ray, got local."),
+        (["--out", "s3://bucket/run"], "--out: must be a folder of this machine, which may be mounted, and no address"),
         (
             ["--sampler", "cost-aware", "--objective", "front+macs"],
             "--sampler: cost-aware knows no third objective, which front+macs has; take tpe",
@@ -457,6 +459,16 @@ def test_no_run_to_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert exit_code(app, ["--resume", "half"]) == 2
     err = capsys.readouterr().err.splitlines()
     assert len(err) == 3 and all(line.startswith("hybridnas: ") for line in err)
+
+
+def test_no_time_for_a_single_design_is_one_sentence(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("hybridnas.timing.Timer", lambda target, **_: CountingTimer(target))
+    assert exit_code(app, [*arguments, "--time", "1s"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("hybridnas: No training reached its last epoch within 1 s: go on with --resume and more --ti")
+    assert err.count("\n") == 1
 
 
 def test_a_budget_out_of_reach_exits_with_3(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:

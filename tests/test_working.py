@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -18,16 +20,42 @@ def test_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch, cores: int, worke
     assert working.share_of_cores(workers) == share
 
 
+def test_on_a_cluster_that_is_elsewhere_no_cores_of_this_machine_are_shared_out() -> None:
+    assert working.workers_here(SearchConfig(workers=4)) == 4
+    assert working.workers_here(SearchConfig(workers=4, executor="ray")) == 4
+    assert working.workers_here(SearchConfig(workers=4, executor="ray", ray_address="head:6379")) == 1
+
+
+def test_on_several_gpus_workers_have_one_each_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = SimpleNamespace(fingerprint=lambda: "abc")
+    monkeypatch.setattr(working, "open_source", lambda data: SimpleNamespace(load=lambda loading: dataset))
+    monkeypatch.setattr(working, "local_device", torch.device)
+    monkeypatch.setattr(working, "Trainer", lambda dataset, device, threads: device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+    def device(name: str, place: int) -> torch.device:
+        evaluate = working._set_up(SearchConfig(device=name), 32, "abc", 1, place)
+        return evaluate.args[0]  # type: ignore[attr-defined, no-any-return]
+
+    assert [str(device("cuda", place)) for place in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert [str(device("cuda:1", place)) for place in range(3)] == 3 * ["cuda:1"]  # as it was asked for
+    assert str(device("cpu", 1)) == "cpu"
+
+
 def test_more_workers_than_memory_allows_are_started_with_a_warning(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    started = []
-    monkeypatch.setattr(working, "Workers", lambda count, setup: started.append(count))
+    started: list[tuple[int, Callable[..., object]]] = []
+    monkeypatch.setattr(working, "Workers", lambda *given: started.append(given))
     monkeypatch.setattr(working.psutil, "virtual_memory", lambda: SimpleNamespace(available=1e6))
     dataset = SimpleNamespace(fingerprint=lambda: "abc")
     trainer = SimpleNamespace(threads=1, dataset=dataset, device=torch.device("cpu"))
-    working.open_places(SearchConfig(workers=3), trainer, 32, Console(width=200))  # type: ignore[arg-type]
+    config = SearchConfig(workers=3, storage="postgresql://nas:s3cret@db/nas", study="birds")
+    working.open_places(config, trainer, 32, Console(width=200))  # type: ignore[arg-type]
     said = capsys.readouterr().out
-    assert started == [3] and "warning: 3 workers need about" in said and "0.0 are free; fewer --workers" in said
+    ((count, setup),) = started
+    assert count == 3 and "warning: 3 workers need about" in said and "0.0 are free; fewer --workers" in said
+    told = pickle.dumps(setup)
+    assert b"synthetic" in told and b"s3cret" not in told
     alone = working.open_places(SearchConfig(workers=1), trainer, 32, Console(width=200))  # type: ignore[arg-type]
     assert isinstance(alone, Serial) and not capsys.readouterr().out

@@ -191,17 +191,17 @@ class Trainer:
         identity = {"key": design.key, "seed": seed, "recipe": asdict(recipe)}
         state = read_state(checkpoint, identity)
         if state:
-            for name, part in parts.items():
-                part.load_state_dict(state[name])
-            for group in optimizer.param_groups:  # as a step on this device wants them
-                group |= {"lr": float(group["lr"]), "capturable": False}
-            for parameter, moments in optimizer.state.items():
-                for name, value in moments.items():
-                    if value.shape == parameter.shape:
-                        moments[name] = torch.empty_like(parameter).copy_(value)
-            order.set_state(state["order"])
-            torch.set_rng_state(state["random"])
-            accuracies += state["accuracies"]
+            try:
+                _take_over(state, parts, optimizer)
+                order.set_state(state["order"])
+                torch.set_rng_state(state["random"])
+                accuracies += map(float, state["accuracies"])
+                if schedule.last_epoch != len(accuracies) * steps_per_epoch or not all(0 <= a <= 1 for a in accuracies):
+                    raise ValueError("steps and accuracies disagree")
+            except Exception:  # damaged, it is as none; some of it may have been taken over
+                assert checkpoint
+                checkpoint.unlink()
+                return self._train(design, recipe, seed, until, checkpoint, seconds_left, on_step)
         descend = make_step(
             model,
             optimizer,
@@ -295,6 +295,18 @@ def read_state(checkpoint: Path | None, identity: dict[str, Any]) -> dict[str, A
         return state if state["identity"] == identity else {}
     except Exception:  # on a damaged file the unpickler stumbles in any way, and any value may stand there
         return {}
+
+
+def _take_over(state: dict[str, Any], parts: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    """Give the parts of a training what a stopped one left."""
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    for group in optimizer.param_groups:  # as a step on this device wants them
+        group |= {"lr": float(group["lr"]), "capturable": False}
+    for parameter, moments in optimizer.state.items():
+        for name, value in moments.items():
+            if value.shape == parameter.shape:
+                moments[name] = torch.empty_like(parameter).copy_(value)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from hybridnas.errors import ConfigError, RunError, first_clause
 from hybridnas.study.run import read_settings
-from hybridnas.study.sharing import read_url, without_password
+from hybridnas.study.sharing import promptly, read_url, without_password
 from hybridnas.study.storage import STUDY_FILE, sqlite_url
 
 #: How long a Ctrl-C may wait at most.
@@ -36,15 +36,17 @@ def read_only(folder: Path) -> Iterator[RDBStorage]:
     """
     config = read_settings(folder)
     path = folder / STUDY_FILE
+    prompt: dict[str, Any] = {}
     if config.storage:
         url = read_url(config.storage).update_query_dict({"options": "-c default_transaction_read_only=on"})
         address, place = url.render_as_string(hide_password=False), without_password(config.storage)
+        prompt = {"connect_args": promptly(url)}
     elif path.is_file():
         address, place = sqlite_url(path, read_only=True), str(path)
     else:
         raise RunError(f"{folder} has no {STUDY_FILE}: the search has not begun yet.")
     try:
-        storage = RDBStorage(address.replace("{", "{{").replace("}", "}}"))
+        storage = RDBStorage(address.replace("{", "{{").replace("}", "}}"), engine_kwargs=prompt)
         storage.get_all_studies()
     except (SQLAlchemyError, RuntimeError) as error:
         raise RunError(f"{place} cannot be read: {first_clause(error)}.") from None

@@ -435,10 +435,14 @@ class Search:
         """The trial that goes on to the next rung, from the highest rung that has one."""
         for rung in reversed(range(len(self.rungs) - 1)):
             ended, order, gone_on = self._standings(rung)
-            earned = order[: num_places(len(ended))] if len(gone_on) < num_places(len(ended)) else []
-            for row in earned:
+            places = num_places(len(ended))
+            for row in order[:places]:
+                if len(gone_on) >= places:
+                    break
                 if row not in gone_on and self._claimed_rung(ended[row], rung + 1):
                     return ended[row]
+                if (ended[row].architecture.key, rung + 1) not in self._did_not_fit:
+                    gone_on.add(row)  # another search lets it go on
         return None
 
     def _claimed_rung(self, record: TrialRecord, rung: int) -> bool:

@@ -5,10 +5,14 @@ A trainer whose machine is lost takes nothing along: another takes its place, an
 
 from __future__ import annotations
 
+import signal
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,8 @@ from hybridnas.zoo.of_timm import TimmModel
 
 #: Seconds between two looks at what ended.
 LOOK_S = 1.0
+#: Seconds that a search waits for a trainer where none is at work: loading a large data set may take long.
+PATIENCE_S = 900.0
 
 
 @dataclass
@@ -45,41 +51,43 @@ class OnRay:
 
     Args:
         count: How many actors.
-        setup: Called in each with its place, 0 to `count` - 1; gives what does a task there.
+        setup: Called in each with its CPU cores and its place, 0 to `count` - 1; gives what does a task there.
         address: Of the cluster, 'auto' for that of this machine; None starts one here.
-        cpus: CPU cores of each actor.
+        cpus: CPU cores of each actor; fewer where the cluster's machines have no room for so many.
         gpus: GPUs of each.
 
     Raises:
-        WorkerError: the cluster cannot be reached, or is too small.
+        WorkerError: the cluster cannot be reached, is too small, or has no room for a trainer in a quarter of an hour.
     """
 
     def __init__(
-        self, count: int, setup: Callable[[int], Evaluate], *, address: str | None, cpus: int, gpus: int
+        self, count: int, setup: Callable[[int, int], Evaluate], *, address: str | None, cpus: int, gpus: int
     ) -> None:
         import ray  # an extra, which `beginning.open_run` looks for
 
         self._ray = ray
         self.num_places = count
         try:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+            with _own_answer_to_sigterm():
+                ray.init(address=address, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
         except (OSError, ValueError, RuntimeError) as error:
             what = f"--ray-address {address} cannot be reached" if address else "Ray cannot be started here"
             raise WorkerError(f"{what}: {first_clause(error)}.") from None
-        there = ray.cluster_resources()
-        for name, each in (("CPU", cpus), ("GPU", gpus)):
-            if count * each > there.get(name, 0):
-                ray.shutdown()
-                raise WorkerError(
-                    f"--workers {count}: they need {count * each} {name}s and the Ray cluster has "
-                    f"{there.get(name, 0):.0f}."
-                )
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        cpus = next((each for each in range(cpus, 0, -1) if room(nodes, each, gpus) >= count), 0)
+        if not cpus:
+            ray.shutdown()
+            needs = "a CPU core and a GPU of one machine" if gpus else "a CPU core"
+            raise WorkerError(
+                f"--workers {count}: each needs {needs}, and the Ray cluster has room for {room(nodes, 1, gpus)}."
+            )
         self._make = ray.remote(num_cpus=cpus, num_gpus=gpus)(Remote)
-        self._setup = setup
+        self._setup = partial(setup, cpus)
         self._unmade = 0
         self._orders: list[Order] = []
         self._idle: list[Trainer] = []
         self._pending: dict[Any, Trainer] = {}  # by what Ray is to give: that it is made, or a task's outcome
+        self._heard = time.monotonic()  # when Ray gave something
         try:
             for place in range(count):
                 self._make_trainer(place)
@@ -126,9 +134,16 @@ class OnRay:
         given, _ = self._ray.wait([*self._pending], timeout=LOOK_S)  # one at most
         found = self._take(given[0]) if given else None
         self._hand_out()
+        at_work = any(trainer.order for trainer in self._pending.values())
+        if not (given or at_work) and time.monotonic() - self._heard > PATIENCE_S:
+            raise WorkerError(
+                f"{len(self._pending)} of {self.num_places} trainers on Ray could not begin within "
+                f"{PATIENCE_S / 60:.0f} minutes: others may hold the cluster's machines, or these are lost."
+            )
         return found
 
     def _take(self, reference: Any) -> tuple[Task, Result] | None:
+        self._heard = time.monotonic()
         trainer = self._pending.pop(reference)
         order, trainer.order = trainer.order, None
         try:
@@ -163,6 +178,25 @@ class OnRay:
             return order.task, TrainingFailed(f"{order.deaths} trainers on Ray were lost at it, the last: {reason}")
         self._orders.insert(0, order)
         return None
+
+
+def room(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: int) -> int:
+    """How many actors find room on machines with such resources; none is spread over two of them."""
+    needed = {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
+    return sum(min(int(node.get(name, 0) // each) for name, each in needed.items()) for node in nodes)
+
+
+@contextmanager
+def _own_answer_to_sigterm() -> Iterator[None]:
+    """`ray.init` has SIGTERM end the process on the spot, where `cli.run` has it stop a search cleanly."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Remote:

@@ -73,10 +73,11 @@ class Result(_Part):
     seeds: int = 1
     balanced: bool = False
     seconds: dict[str, float] = {}
+    files: dict[str, str] = {}
 
 
 def read_result(path: Path, config: SearchConfig) -> dict[str, Any]:
-    """What stands in result.json, in today's form.
+    """What stands in result.json, in today's form: older versions kept less of a design, and compared with nothing.
 
     Raises:
         ValueError: it is not whole.
@@ -85,7 +86,8 @@ def read_result(path: Path, config: SearchConfig) -> dict[str, Any]:
     if isinstance(found, dict) and "targets" not in found and "latency_ms_p50" in found:
         found["targets"] = [_first_form(found, config)]
     Result.model_validate(found)
-    return dict(found)
+    confirmed = [{"design": "", "accuracies": [], **row} for row in found["confirmed"]]
+    return {**found, "baselines": found.get("baselines", []), "confirmed": confirmed}
 
 
 def _first_form(found: dict[str, Any], config: SearchConfig) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from functools import cached_property
 from html import escape
@@ -231,6 +232,16 @@ def free_folder(out: Path | None, parent: Path) -> Path:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"--out {folder} exists already; choose another name, or go on with it by --resume.")
     return folder
+
+
+def new_folder(parent: Path) -> Path:
+    """Make a folder named by the time, this process's alone: what begins in the same second gets another."""
+    parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        folder = free_folder(None, parent)
+        with suppress(FileExistsError):
+            folder.mkdir()
+            return folder
 
 
 def newest_folder(parent: Path, what: str) -> Path:

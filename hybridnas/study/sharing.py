@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection, NullPool, create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
@@ -21,6 +21,17 @@ from hybridnas.errors import ConfigError, first_clause
 PATIENCE_S, PAUSE_S = 60.0, 0.5
 #: How often a search looks whether the server is there, and how long all wait after it came back.
 LOOK_S, GRACE_S = 1.0, 4.0
+
+#: Of libpq: when a server, or the network to it, counts as gone that does not say so. Seconds, and of the last
+#: milliseconds.
+PROMPT = {
+    "connect_timeout": 5,
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+    "tcp_user_timeout": 20_000,
+}
 
 #: Seconds since the server was started.
 AGE_S = "SELECT extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())"
@@ -52,6 +63,11 @@ def read_url(storage: str) -> URL:
     return url
 
 
+def promptly(url: URL) -> dict[str, Any]:
+    """What connections to a server are made with, beside what its address says itself."""
+    return {name: value for name, value in PROMPT.items() if name not in url.query}
+
+
 def check_server(storage: str) -> None:
     """Connect once, before a run begins.
 
@@ -60,7 +76,7 @@ def check_server(storage: str) -> None:
     """
     url = read_url(storage)
     try:
-        create_engine(url, poolclass=NullPool).connect().close()
+        create_engine(url, poolclass=NullPool, connect_args=promptly(url)).connect().close()
     except SQLAlchemyError as error:
         raise unreachable(url, error) from None
 
@@ -111,13 +127,13 @@ class Claims:
     def __init__(self, url: URL, study: str) -> None:
         self.url = url
         self.study = study
-        self._engine = create_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+        self._engine = create_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool, connect_args=promptly(url))
         self._held: set[str] = set()
         self._one_at_a_time = threading.Lock()
         try:
             self._connection: Connection | None = self._engine.connect()
-            age = self._connection.execute(text(AGE_S)).scalar_one()
-            self._patient_until = time.monotonic() + GRACE_S - float(age)
+            age = float(self._connection.execute(text(AGE_S)).scalar_one())
+            self._patient_until = time.monotonic() + GRACE_S - max(0.0, age)  # its clock may have stepped back
         except SQLAlchemyError as error:
             raise unreachable(url, error) from None
         self._closed = threading.Event()
@@ -137,14 +153,9 @@ class Claims:
             patiently(self.url, lambda: self._call("pg_advisory_unlock", what))
 
     def close(self) -> None:
-        """Release all."""
+        """Release all, with the connection that holds them; where that is stuck, nobody waits for it."""
         self._closed.set()
-        self._watch.join()
-        for what in [*self._held]:
-            with suppress(DBAPIError):  # a server that is gone holds nothing
-                self._call("pg_advisory_unlock", what)
-        self._forget()
-        self._engine.dispose()
+        self._watch.join(LOOK_S)
 
     def _keep(self) -> None:
         while not self._closed.wait(LOOK_S):
@@ -152,6 +163,8 @@ class Claims:
                 with suppress(DBAPIError):
                     self._call(NOTHING, "")
                     break
+        self._forget()
+        self._engine.dispose()
 
     def _new(self, what: str) -> bool:
         self._call(NOTHING, "")

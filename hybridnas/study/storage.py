@@ -26,7 +26,7 @@ from hybridnas.files import append, full_disk_said, write_atomic
 from hybridnas.study.objective import Direction
 from hybridnas.study.records import TrialRecord, header, line
 from hybridnas.study.run import trial_weights
-from hybridnas.study.sharing import PAUSE_S, Alone, Claims, patiently, read_url, without_password
+from hybridnas.study.sharing import PAUSE_S, Alone, Claims, patiently, promptly, read_url, without_password
 
 R = TypeVar("R")
 
@@ -81,7 +81,8 @@ class Storage:
         try:
             while not self.claims.claim("opening"):
                 time.sleep(PAUSE_S)
-            self._database = RDBStorage(address, engine_kwargs={"pool_pre_ping": url is not None})
+            on_server = {"pool_pre_ping": True, "connect_args": promptly(self._url)} if self._url else {}
+            self._database = RDBStorage(address, engine_kwargs=on_server)
             self.studies = [
                 optuna.create_study(
                     storage=self._database, study_name=name, directions=list(directions), load_if_exists=True
@@ -103,10 +104,10 @@ class Storage:
     def _check(self, directions: Sequence[Direction], then: Mapping[str, str], about: Mapping[str, str]) -> None:
         if any([way.name.lower() for way in study.directions] != list(directions) for study in self.studies):
             raise RunError(f"{self.place} is of a search with another objective{self._way_out}.")
-        for what in then.keys() & about.keys():
-            if then[what] != about[what]:
+        for what, now in about.items():
+            if then.get(what, now) != now:  # an older version did not say all
                 raise RunError(
-                    f"{self.place} is of a search with another {what}: {then[what]}, not {about[what]}{self._way_out}."
+                    f"{self.place} is of a search with another {what}: {then[what]}, not {now}{self._way_out}."
                 )
 
     @property
@@ -193,19 +194,20 @@ class Storage:
 
         Raises:
             DiskFullError: there is no room for it.
+            RunError: the study cannot be written for another reason.
         """
         key = trial.user_attrs["key"]
-        tries = 0
 
         def put() -> None:
-            nonlocal tries
-            tries += 1
-            # The server may have gone away after it had kept the trial.
-            if tries == 1 or not self._has(rung, key):
+            # A server may have gone away after it had kept the trial, or with this search's claim to it.
+            if not (self.is_shared and self._has(rung, key)):
                 self.studies[rung].add_trial(trial)
 
-        with full_disk_said(self.folder):
-            self._on_server(put)
+        try:
+            with full_disk_said(self.folder):
+                self._on_server(put)
+        except (SQLAlchemyError, StorageInternalError) as error:
+            raise RunError(f"{self.place} cannot be written: {first_clause(error.__cause__ or error)}.") from None
         self._known.add((rung, key))
         self.write_table(records)
 

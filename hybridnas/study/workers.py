@@ -114,7 +114,7 @@ class Workers:
         try:
             worker.connection.send(task)
         except OSError:
-            pass  # it died; `wait` finds that
+            worker.deaths -= 1  # it had died before, which `wait` finds, and not of this
 
     def _listen(self) -> tuple[Task, Result] | None:
         """Until some worker says something; a task that it ended."""

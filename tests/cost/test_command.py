@@ -69,6 +69,16 @@ def time_small(target):
     return target.take_turns([target.open(SMALL, GIVEN)], seconds=0.0, min_turns=15)[0]
 
 
+def test_networks_lie_in_a_folder_that_is_their_owners_alone(program):
+    before = os.umask(0)
+    try:
+        folder = "pathlib.Path(sys.argv[1]).parent"
+        CommandTarget(program(f"log(oct({folder}.stat().st_mode & 0o777))\n" + printing("1")), SETTING)
+    finally:
+        os.umask(before)
+    assert program.log() == ["reference", "0o700"]
+
+
 @pytest.mark.parametrize(
     ("printed", "samples"),
     [

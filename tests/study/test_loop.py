@@ -11,7 +11,7 @@ import optuna
 import pandas as pd
 import pytest
 import torch
-from fakes import CountingTimer
+from fakes import CountingTimer, made_up_record
 from optuna.trial import TrialState
 from safetensors.torch import load_file
 
@@ -733,6 +733,55 @@ def test_several_trainings_at_once(make_search: MakeSearch, sampler: str) -> Non
     assert sorted(again.records, key=lambda r: r.number) == sorted(search.records, key=lambda r: r.number)
     again.run(trials=14, seconds_left=forever)
     assert {task.number for task in places.begun if task.until == 1} == {12, 13}
+
+
+class Held:
+    """Claims of a study in which another search has some for a while: the first so many times that they are asked."""
+
+    def __init__(self, held: dict[str, int]) -> None:
+        self.held = held
+
+    def claim(self, what: str) -> bool:
+        self.held[what] = self.held.get(what, 0) - 1
+        return self.held[what] < 0
+
+    def release(self, what: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def test_what_another_search_gave_up_is_tried_after_all(
+    make_search: MakeSearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Storage, "is_shared", True)
+    space = SearchSpace.parse(FOUR_POINTS, name="four", file="four.yaml")
+    search = make_search(space=space)
+    given_up = space.design(("mbconv",), size=0.5)
+    assert given_up
+    search._claims = Held({given_up.key: 2})
+    search.run(trials=4, seconds_left=forever)
+    tried = [record.architecture.key for record in search.records]
+    assert len(tried) == 4 and tried[0] != given_up.key and given_up.key in tried[1:]
+
+
+def test_what_other_searches_let_go_on_takes_places(make_search: MakeSearch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of four that ended a rung two go on: one that does, and the one that another search is at."""
+    search = make_search(rungs=(1, 2))
+    designs = [search.space.design(families, size=0.5) for families in search.space.layouts().values()]
+    ended = [made_up_record(number, design) for number, design in enumerate(designs[:4]) if design]
+    for record in ended:
+        search._put(replace(record, status="pruned"))
+    search._put(replace(search.records[3], accuracies=(0.5, 0.6), rung=1, status="complete"))
+    monkeypatch.setattr("hybridnas.study.loop.standings", lambda scores, families: [0, 1, 2, 3])
+    assert [record.number for record in search.records] == [0, 1, 2, 3]
+    first = search._promoted()
+    assert first and first.number == 0, "a place is free"
+    search._claims = Held({f"{ended[0].architecture.key} 1": 99})
+    assert search._promoted() is None
+    search._elsewhere.clear()
+    search._did_not_fit.add((ended[0].architecture.key, 1))  # which takes none
+    other = search._promoted()
+    assert other and other.number == 1
 
 
 def test_a_search_that_stops_for_lack_of_time_waits_for_what_is_in_flight(make_search: MakeSearch) -> None:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
+from murders import make_timer
+from processes import SECONDS, Warm, wait_for_rows
 
 from hybridnas import Run, SearchConfig, run_search
+from hybridnas.cli import exit_code
 from hybridnas.errors import ConfigError, DataError, TrainingFailed, WorkerError
-from hybridnas.proxy.evaluation import Task
+from hybridnas.proxy.evaluation import Outcome, Task
 from hybridnas.proxy.training import Recipe
-from hybridnas.study.on_ray import OnRay, Remote
+from hybridnas.search import app
+from hybridnas.study import on_ray
+from hybridnas.study.on_ray import OnRay, Remote, room
 from hybridnas.zoo.of_timm import TimmModel
 
 pytest.importorskip("ray")
@@ -24,8 +32,9 @@ import sys, threading, time
 from pathlib import Path
 from murders import make_timer
 from ray.cluster_utils import Cluster
-import hybridnas.timing
+import hybridnas.timing, hybridnas.working
 from hybridnas import SearchConfig, run_search
+from hybridnas.study.on_ray import OnRay
 
 space, data, folder = sys.argv[1:]
 hybridnas.timing.Timer = make_timer
@@ -36,11 +45,32 @@ lost, _ = cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)
 cluster.wait_for_nodes()
 config = dict(epochs=3, rungs=(1,), threads=1, executor="ray", ray_address=cluster.address, workers=2)
 
+make, again = hybridnas.working._set_up, OnRay._lost
+
+def set_up(*given):
+    # Says where it is at work, until it is done.
+    import ray
+    at_work = Path(folder) / f"at-{ray.get_runtime_context().get_node_id()}"
+    evaluate = make(*given)
+    def slowly(task, tell):
+        at_work.touch()
+        time.sleep(0.5)
+        result = evaluate(task, tell)
+        at_work.unlink()
+        return result
+    return slowly
+
+def tell(self, trainer, order, reason):
+    print("lost at work" if order else "lost idle", flush=True)
+    return again(self, trainer, order, reason)
+
+hybridnas.working._set_up, OnRay._lost = set_up, tell
+
 def lose():
-    while not (Path(folder) / "trials.csv").exists() or len((Path(folder) / "trials.csv").read_text().splitlines()) < 2:
-        time.sleep(0.05)
+    table, at_work = Path(folder) / "trials.csv", Path(folder) / f"at-{lost.node_id}"
+    while not (table.exists() and len(table.read_text().splitlines()) > 1 and at_work.exists()):
+        time.sleep(0.02)
     cluster.remove_node(lost, allow_graceful=False)
-    print("lost", flush=True)
 
 threading.Thread(target=lose, daemon=True).start()
 run_search(SearchConfig(space=space, data=data, trials=6, out=folder, **config))
@@ -60,7 +90,7 @@ def test_a_search_on_a_cluster_that_loses_a_node(tmp_path, space_file, npz_file)
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "lost" in done.stdout
+    assert "lost at work" in done.stdout
     trials = Run.load(tmp_path / "run").trials
     assert len(trials) == 7 == trials.key.nunique() and (trials.status.isin(["complete", "pruned"])).all()
     assert (trials.status == "complete").sum() >= 3
@@ -69,10 +99,10 @@ def test_a_search_on_a_cluster_that_loses_a_node(tmp_path, space_file, npz_file)
 
 
 def test_ray_that_cannot_be_used_is_said_in_a_sentence(tmp_path, monkeypatch, space_file, npz_file):
-    with pytest.raises(ConfigError, match="--ray-address: is for --executor ray, got local"):
-        SearchConfig.checked(ray_address="auto")
-    monkeypatch.setitem(sys.modules, "ray", None)
     config = SearchConfig(space=str(space_file), data=str(npz_file), threads=1, executor="ray", ray_address="auto")
+    with pytest.raises(ConfigError, match="--ray-address is for --executor ray, got local"):
+        run_search(config.model_copy(update={"out": tmp_path / "none", "executor": "local"}))
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"--executor ray needs Ray: pip install 'hybridnas\[ray\]'"):
         run_search(config.model_copy(update={"out": tmp_path / "none"}))
     assert not (tmp_path / "none").exists()
@@ -83,7 +113,7 @@ def test_ray_that_cannot_be_used_is_said_in_a_sentence(tmp_path, monkeypatch, sp
 
 
 def test_data_that_a_machine_has_not_are_said(monkeypatch):
-    def lacks_data(place):
+    def lacks_data(cpus, place):
         raise DataError("--data /shared/birds does not exist.")
 
     monkeypatch.setenv("RAY_TMPDIR", "/tmp/ray-tests")
@@ -103,6 +133,116 @@ def test_weights_to_begin_with_travel(tmp_path):
     assert seen == [b"given"] and isinstance(result, TrainingFailed) and files == {}
 
 
+def task(until: int, checkpoint: Path, weights: Path) -> Task:
+    return Task(0, TimmModel("resnet18", 32), Recipe(3), 0, until, checkpoint, weights, 60.0)
+
+
+def test_a_stopped_training_travels_there_and_back(tmp_path):
+    """The files of the task are the driver's: what does it sees others, and leaves what it wrote there."""
+    seen = []
+
+    def make(place):
+        def evaluate(here, tell):
+            seen.append(here.checkpoint.read_bytes() if here.checkpoint.exists() else None)
+            here.checkpoint.write_bytes(b"stopped later")
+            here.weights.write_bytes(b"a network")
+            return Outcome((0.5,), 1.0)
+
+        return evaluate
+
+    asked = task(1, Path("/driver/stopped-0.pt"), Path("/driver/trial-0.safetensors"))
+    remote = Remote(make, 0)
+    assert remote.do(asked, b"stopped", None) == (Outcome((0.5,), 1.0), {"checkpoint": b"stopped later"})
+    assert remote.do(asked, None, None)[1] == {"checkpoint": b"stopped later"}
+    ended = task(3, asked.checkpoint, asked.weights)
+    assert remote.do(ended, b"stopped", None)[1] == {"weights": b"a network"}
+    assert seen == [b"stopped", None, b"stopped"]
+
+
+def test_an_actor_takes_a_stopped_training_and_gives_it_back(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp/ray-tests")
+    answer = signal.getsignal(signal.SIGTERM)
+
+    def make(cpus, place):
+        def evaluate(here, tell):
+            here.checkpoint.write_bytes(here.checkpoint.read_bytes() + b" and gone on with")
+            return Outcome((float(cpus), float(place)), 1.0)
+
+        return evaluate
+
+    (tmp_path / "stopped-0.pt").write_bytes(b"stopped")
+    places = OnRay(1, make, address=None, cpus=1, gpus=0)
+    try:
+        assert signal.getsignal(signal.SIGTERM) is answer  # which ray.init replaces
+        asked = task(1, tmp_path / "stopped-0.pt", tmp_path / "trial-0.safetensors")
+        places.submit(asked)
+        assert places.wait(lambda share: None) == (asked, Outcome((1.0, 0.0), 1.0))
+    finally:
+        places.close()
+    assert (tmp_path / "stopped-0.pt").read_bytes() == b"stopped and gone on with"
+    assert [path.name for path in tmp_path.iterdir()] == ["stopped-0.pt"]
+
+
+def test_a_cluster_that_lost_its_trainers_is_not_waited_for_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp/ray-tests")
+    begun = tmp_path / "begun"
+
+    def make(cpus, place):
+        if begun.exists():  # stands for a machine that does not come
+            time.sleep(SECONDS)
+        begun.touch()
+        return lambda here, tell: os._exit(1)
+
+    places = OnRay(1, make, address=None, cpus=1, gpus=0)
+    monkeypatch.setattr(on_ray, "PATIENCE_S", 2.0)
+    try:
+        places.submit(task(1, tmp_path / "stopped-0.pt", tmp_path / "trial-0.safetensors"))
+        with pytest.raises(WorkerError, match="1 of 1 trainers on Ray could not begin within 0 minutes: others may"):
+            places.wait(lambda share: None)
+    finally:
+        places.close()
+
+
+@pytest.mark.parametrize(
+    ("machines", "cpus", "gpus", "actors"),
+    [([4, 4, 4, 4], 8, 0, 0), ([4, 4, 4, 4], 3, 0, 4), ([8, 2], 2, 0, 5), ([8, 2], 2, 1, 2), ([], 1, 0, 0)],
+)
+def test_how_many_find_room_on_the_machines_of_a_cluster(machines, cpus, gpus, actors):
+    assert room([{"CPU": float(cores), "GPU": 1.0, "memory": 1e9} for cores in machines], cpus, gpus) == actors
+    assert room([{"memory": 1e9}], cpus, gpus) == 0
+
+
+def test_sigterm_ends_a_search_on_ray_cleanly(tmp_path, monkeypatch, space_file, npz_file):
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp/ray-tests")
+    given = ("--space", space_file, "--data", npz_file, "--epochs", 8, "--trials", 8, "--threads", 1)
+    process = Warm("search", *given, "--executor", "ray", "--baselines", "none", "--out", tmp_path / "run")
+    wait_for_rows(tmp_path / "run" / "trials.csv", 1)
+    children = psutil.Process(process.pid).children(recursive=True)
+    os.kill(process.pid, signal.SIGTERM)
+    _, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 130 and "hybridnas: stopped; what finished is kept." in err, err
+    assert (tmp_path / "run" / "pareto.png").is_file()
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert children and not alive
+
+
+def test_going_on_at_another_address_needs_no_word_of_ray(tmp_path, monkeypatch, capsys, space_file, npz_file):
+    def refuse(*given, address, **named):
+        raise WorkerError(f"asked {address}")
+
+    monkeypatch.setattr("hybridnas.working.OnRay", refuse)
+    monkeypatch.setattr("hybridnas.timing.Timer", make_timer)
+    flags = ["--space", str(space_file), "--data", str(npz_file), "--threads", "1", "--out", str(tmp_path / "run")]
+    for more, code, said in [
+        ([*flags, "--executor", "ray", "--ray-address", "a:1"], 2, "asked a:1"),
+        (["--resume", str(tmp_path / "run"), "--ray-address", "b:2"], 2, "asked b:2"),
+        (["--resume", str(tmp_path / "run")], 2, "asked a:1"),
+    ]:
+        assert exit_code(app, more) == code
+        assert capsys.readouterr().err == f"hybridnas: {said}\n"
+
+
 def test_a_cluster_that_is_too_small(tmp_path):
-    with pytest.raises(WorkerError, match=r"--workers 500: they need 500 CPUs and the Ray cluster has \d+"):
+    said = r"--workers 500: each needs a CPU core, and the Ray cluster has room for \d+\."
+    with pytest.raises(WorkerError, match=said):
         OnRay(500, print, address=None, cpus=1, gpus=0)

@@ -84,6 +84,14 @@ def test_an_idle_worker_that_dies_is_replaced(workers):
     assert len(do(workers, *map(task, range(4)))) == 4
 
 
+def test_a_worker_that_was_dead_before_did_not_die_of_its_task(workers, tmp_path):
+    """The first worker is; the next one ends at the task, which is done once more."""
+    victim = psutil.Process(workers.processes[0])
+    victim.kill()
+    psutil.wait_procs([victim], timeout=10)
+    assert isinstance(do(workers, task(92, tmp_path / "begun"))[92], Outcome)
+
+
 def test_many_that_die_at_once_are_all_replaced():
     made = Workers(5, jobs.make_worker)
     try:
