@@ -176,7 +176,8 @@ def run_search(
             search.run(trials=config.trials, seconds_left=lambda: end - reserve - time.monotonic())
             if not any(record.status == "complete" for record in search.records):
                 raise _nothing_trained(search, config)
-            if search.records != before or not _is_finished(folder, search):
+            goes_on = search.records != before or not _is_finished(folder, search)
+            if goes_on:
                 finish_run(folder, search, lambda: end - finish - compare - time.monotonic(), display.say, compare)
             write_atomic(folder / "pareto.csv", Run.load(folder).front().to_csv(index=False))
             if config.baselines != "none":
@@ -186,7 +187,8 @@ def run_search(
     run = Run.load(folder)
     with search.clock("drawing"):
         _draw(run, console)
-    note_seconds(folder, search, "drawing")
+    if goes_on:
+        note_seconds(folder, search, "drawing")
     console.print(front_table(run))
     say(console, summary(run))
     warn_of_drift(timers, console)
