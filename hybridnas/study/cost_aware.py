@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import random
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,9 +22,6 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from scipy.special import ndtr
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from threadpoolctl import threadpool_limits
 
 from hybridnas.architecture import Architecture, Value
@@ -35,12 +31,15 @@ from hybridnas.seeds import derive_seed
 from hybridnas.space import SearchSpace
 from hybridnas.study.records import TrialRecord
 from hybridnas.study.sampler import stored, to_params
-
-Floats = NDArray[np.float64]
-#: Choices as Optuna stores them, by name.
-Params = dict[str, Any]
-#: Mean and standard deviation (N,) of points (N, D).
-Model = Callable[[Floats], tuple[Floats, Floats]]
+from hybridnas.study.surrogate import (
+    Encoding,
+    Floats,
+    Model,
+    Params,
+    corrected,
+    expected_hypervolume_improvement,
+    regress,
+)
 
 #: Trained designs before accuracies are modelled, and costed ones before costs are.
 NUM_STARTUP, NUM_STARTUP_COSTS = 10, 4
@@ -53,8 +52,8 @@ MOST_CHANGES = 3
 NUM_CLIMBS, NUM_CLIMBING = 3, 10
 #: So many of the best candidates are looked up in the table.
 SHORTLIST = 16
-#: A model learns from so many trials at most, and its kernel from so many of them: that is most of a proposal's time.
-MOST_LEARNT, MOST_FITTED = 240, 100
+#: A model learns from so many trials at most.
+MOST_LEARNT = 240
 #: What stands beyond the worst cost that was seen, in log scale.
 BEYOND = 0.1
 
@@ -188,9 +187,43 @@ class CostAwareSampler(BaseSampler):
             feasible = feasibility(pool, *cost_model(pool))
             likely = np.flatnonzero(feasible >= min(0.5, feasible.max())).tolist()
             return self._first_that_holds([candidates[i] for i in generator.sample(likely, len(likely))])
-        rows, accuracy, foreseen = self._foreseen({epochs: ended[epochs] for epochs in levels})
+        expected_gain = self._expected_gain({epochs: ended[epochs] for epochs in levels}, cost_model, waiting)
+
+        def promise(points: Floats) -> Floats:
+            latency, doubt = cost_model(points)
+            return expected_gain(points, latency) * feasibility(points, latency, doubt)
+
+        value = promise(pool)
+        for _ in range(NUM_CLIMBS):
+            near = self._neighbours([candidates[i] for i in _descending(value)[:NUM_CLIMBING]], generator, tried)
+            if not near:
+                break
+            candidates += near
+            features = self._encoding([each.params for each in near])
+            pool, value = np.vstack([pool, features]), np.append(value, promise(features))
+        shortlist = self._distinct(_descending(value), candidates)
+        known = {i: costs for i in shortlist if (costs := self.foresee(candidates[i].architecture)) is not None}
+        if known:
+            latency = np.array([self._latency(costs) or 0.0 for costs in known.values()])
+            held_surely = [self.budget.excess(costs) <= 0 for costs in known.values()]
+            value[[*known]] = expected_gain(pool[[*known]], latency) * held_surely
+        ranked = _descending(value)
+        new = self._distinct(ranked, candidates)
+        return candidates[new[0] if new else ranked[0]].params
+
+    def _expected_gain(
+        self, ended: Mapping[int, list[int]], cost_model: Model, waiting: Sequence[Params]
+    ) -> Callable[[Floats, Floats], Floats]:
+        """The gain in hypervolume that is expected of points with some latency.
+
+        Args:
+            ended: Who ended the rungs that are modelled, by their epochs.
+            cost_model: Of latency.
+            waiting: What is in flight counts as if it had come out as expected: the next one is to be elsewhere.
+        """
+        rows, accuracy, foreseen = self._foreseen(ended)
         taken = self._latencies(rows)
-        if waiting:  # as if they had come out as expected: the next one is to be elsewhere
+        if waiting:
             flying = self._encoding(waiting)
             accuracy = np.append(accuracy, foreseen(flying)[0])
             taken = np.append(taken, cost_model(flying)[0])
@@ -201,37 +234,14 @@ class CostAwareSampler(BaseSampler):
         accuracy, taken = accuracy[held], taken[held]
         steps = front(accuracy.tolist(), taken.tolist())
 
-        def gain(points: Floats, at: Floats) -> Floats:
+        def gain(points: Floats, latency: Floats) -> Floats:
             mean, deviation = foreseen(points)
+            cost = latency if self.latency_counts else np.zeros_like(latency)
             return expected_hypervolume_improvement(
-                mean, deviation, at, accuracy[steps], taken[steps], floor=floor, worst_cost=worst
+                mean, deviation, cost, accuracy[steps], taken[steps], floor=floor, worst_cost=worst
             )
 
-        def promise(points: Floats) -> Floats:
-            latency, doubt = cost_model(points)
-            feasible = feasibility(points, latency, doubt)
-            return gain(points, latency if self.latency_counts else np.zeros_like(latency)) * feasible
-
-        def by_promise() -> list[int]:
-            return [int(i) for i in np.argsort(-value, kind="stable")]
-
-        value = promise(pool)
-        for _ in range(NUM_CLIMBS):
-            near = self._neighbours([candidates[i] for i in by_promise()[:NUM_CLIMBING]], generator, tried)
-            if not near:
-                break
-            candidates += near
-            features = self._encoding([each.params for each in near])
-            pool, value = np.vstack([pool, features]), np.append(value, promise(features))
-        shortlist = self._distinct(by_promise(), candidates)
-        known = {i: costs for i in shortlist if (costs := self.foresee(candidates[i].architecture)) is not None}
-        if known:
-            at = [self.latency_counts * (self._latency(costs) or 0.0) for costs in known.values()]
-            held_surely = [self.budget.excess(costs) <= 0 for costs in known.values()]
-            value[[*known]] = gain(pool[[*known]], np.array(at)) * held_surely
-        ranked = by_promise()
-        new = self._distinct(ranked, candidates)
-        return candidates[new[0] if new else ranked[0]].params
+        return gain
 
     def _foreseen(self, ended: Mapping[int, list[int]]) -> tuple[list[int], Floats, Model]:
         """Accuracy at the highest rung that enough trials ended: who these are, theirs, and what is foreseen of others.
@@ -248,7 +258,7 @@ class CostAwareSampler(BaseSampler):
             rows = np.array(trials)
             accuracy = np.array([self.records[i].accuracies[epochs - 1] for i in rows])
             kept = _best_and_latest(accuracy)
-            model = _corrected(model, self._features(rows[kept].tolist()), accuracy[kept])
+            model = corrected(model, self._features(rows[kept].tolist()), accuracy[kept])
         assert model
         return rows.tolist(), accuracy, model
 
@@ -352,19 +362,9 @@ class CostAwareSampler(BaseSampler):
         return float(np.log(self.budget.worst_latency(costs, self.reference_ms)))
 
 
-def _corrected(prior: Model | None, seen: Floats, values: Floats) -> Model:
-    """A model of values whose mean, before any was seen, is a prior's, scaled."""
-    if prior is None:
-        return regress(seen, values)
-    before = prior(seen)[0]
-    slope, offset = np.polyfit(before, values, 1)
-    rest = regress(seen, values - slope * before - offset)
-
-    def predict(points: Floats) -> tuple[Floats, Floats]:
-        (mean, doubt), (more, deviation) = prior(points), rest(points)
-        return slope * mean + offset + more, np.hypot(slope * doubt, deviation)
-
-    return predict
+def _descending(value: Floats) -> list[int]:
+    """Places by value, the highest first."""
+    return [int(i) for i in np.argsort(-value, kind="stable")]
 
 
 def _best_and_latest(values: Floats) -> NDArray[np.intp]:
@@ -373,102 +373,3 @@ def _best_and_latest(values: Floats) -> NDArray[np.intp]:
         return np.arange(len(values))
     latest = np.arange(len(values) - 2 * MOST_LEARNT // 3, len(values))
     return np.union1d(np.argsort(values)[-MOST_LEARNT // 3 :], latest)
-
-
-def expected_hypervolume_improvement(
-    mean: Floats,
-    deviation: Floats,
-    cost: Floats,
-    accuracy: Floats,
-    known_cost: Floats,
-    *,
-    floor: float,
-    worst_cost: float,
-) -> Floats:
-    """By how much area a point of known cost and normally distributed accuracy is expected to raise the front.
-
-    At each cost the front has one accuracy; a new point gains what it is above that, from its own cost on. So the
-    expectation is a sum over the front's steps, of their width times the expected improvement over their height (Jones
-    et al., 1998, equation 15).
-
-    Args:
-        mean: Of the accuracy (N,).
-        deviation: Its standard deviation (N,), > 0.
-        cost: (N,).
-        accuracy: Of the points that the front is drawn from (M,).
-        known_cost: Theirs (M,).
-        floor: The accuracy below which nothing counts.
-        worst_cost: The cost beyond which nothing counts.
-    """
-    steps = front(accuracy.tolist(), known_cost.tolist())
-    heights = np.array([floor, *accuracy[steps]])
-    lower = np.array([-np.inf, *known_cost[steps]])
-    upper = np.array([*known_cost[steps], np.inf])
-    width = np.minimum(upper, worst_cost) - np.maximum(lower, cost[:, None])
-    z = (mean[:, None] - heights) / deviation[:, None]
-    improvement = deviation[:, None] * (z * ndtr(z) + np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi))
-    gain: Floats = (np.maximum(width, 0.0) * improvement).sum(1)
-    return gain
-
-
-class Encoding:
-    """Choices as numbers 0..1: of words one column each, of numbers their place in their range.
-
-    A choice that a point does not have is 0 in all its columns.
-
-    Args:
-        points: Between them they hold every choice.
-    """
-
-    def __init__(self, points: Sequence[Params]) -> None:
-        values: dict[str, set[Any]] = {}
-        for params in points:
-            for name, value in params.items():
-                values.setdefault(name, set()).add(value)
-        self._columns: dict[tuple[str, Any], tuple[int, float]] = {}
-        width = 0
-        for name in sorted(values):
-            several = sorted(values[name], key=repr)
-            if all(type(value) in (int, float) for value in several):
-                low, high = min(several), max(several)
-                for value in several:
-                    self._columns[name, value] = width, 0.25 + 0.75 * (value - low) / (high - low or 1)
-                width += 1
-                continue
-            for value in several:
-                self._columns[name, value] = width, 1.0
-                width += 1
-        self.width = max(1, width)
-
-    def __call__(self, points: Sequence[Params]) -> Floats:
-        """(N, D)."""
-        found = np.zeros((len(points), self.width))
-        for row, params in zip(found, points, strict=True):
-            for item in params.items():
-                if item in self._columns:
-                    column, value = self._columns[item]
-                    row[column] = value
-        return found
-
-
-def regress(seen: Floats, values: Floats) -> Model:
-    """A Gaussian process over `seen` (M, D), where `values` (M,) were observed.
-
-    The deviation that it gives is that of the value itself, without the noise of observing it.
-    """
-    kernel = ConstantKernel(1.0, (1e-2, 1e2)) * Matern(2.0, (0.2, 20.0), nu=2.5) + WhiteKernel(0.1, (1e-4, 1.0))
-    model = GaussianProcessRegressor(kernel, normalize_y=True, random_state=0)
-    some = np.unique(np.linspace(0, len(values) - 1, min(len(values), MOST_FITTED)).astype(int))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a bound of the kernel was reached
-        model.fit(seen[some], values[some])
-        if len(some) < len(values):
-            model = GaussianProcessRegressor(model.kernel_, optimizer=None, normalize_y=True).fit(seen, values)
-    noise = model.kernel_.k2.noise_level * np.var(values)
-
-    def predict(points: Floats) -> tuple[Floats, Floats]:
-        mean, deviation = model.predict(points, return_std=True)
-        variance = np.maximum(np.asarray(deviation, np.float64) ** 2 - noise, 1e-12)
-        return np.asarray(mean, np.float64), np.sqrt(variance)
-
-    return predict

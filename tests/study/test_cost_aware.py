@@ -18,13 +18,11 @@ from hybridnas.study import cost_aware
 from hybridnas.study.cost_aware import (
     MOST_LEARNT,
     CostAwareSampler,
-    Encoding,
     _best_and_latest,
-    expected_hypervolume_improvement,
-    regress,
 )
 from hybridnas.study.records import TrialRecord
 from hybridnas.study.sampler import suggest, to_params
+from hybridnas.study.surrogate import Encoding, expected_hypervolume_improvement, regress
 
 TINY = SearchSpace.load("tiny")
 BUDGET = Budget(ms=4.0)
