@@ -1,4 +1,4 @@
-"""What the cost-aware sampler knows of designs: choices as numbers, Gaussian processes over them, what these promise."""
+"""What the cost-aware sampler knows of designs: choices as numbers, Gaussian processes on them, what they promise."""
 
 from __future__ import annotations
 
