@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import optuna
@@ -59,6 +60,11 @@ def record(number: int, architecture: Architecture) -> TrialRecord:
 
 
 def searched(count: int, seed: int, *, table: bool, latency_counts: bool = True) -> list[TrialRecord]:
+    return list(_searched(count, seed, table, latency_counts))
+
+
+@cache
+def _searched(count: int, seed: int, table: bool, latency_counts: bool) -> list[TrialRecord]:
     records: list[TrialRecord] = []
     known = (lambda architecture: [cost(truth(architecture)[1], timed=False)]) if table else lambda architecture: None
     sampler = CostAwareSampler(TINY, records, BUDGET, known, [1.0], seed, latency_counts=latency_counts)
