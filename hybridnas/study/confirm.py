@@ -72,8 +72,8 @@ def confirm(
 
     They are trained for twice the epochs: each from one seed, then each from another, while time is left; where none
     is, the network of the search is taken. The best known design takes part, on the front or not: what the winner is
-    worth is seen beside it. Trials that were `passed_over` are not looked at again. A first training that was begun may
-    take `more_s` over what is left: without one there is nothing to compare.
+    worth is seen beside it. Trials that were `passed_over` are not looked at again. First trainings, the best known
+    design's among them, may take `more_s` over what is left: without them there is nothing to compare.
 
     Raises:
         BudgetError: none of the designs on the front holds the budget any more.
@@ -83,8 +83,8 @@ def confirm(
     confirmed: list[Confirmed] = []
     planned = 0.0
 
-    def fits(record: TrialRecord) -> bool:
-        return planned + _seconds(search, record) + TIMING_S <= seconds_left()
+    def fits(record: TrialRecord, more_s: float = 0.0) -> bool:
+        return planned + _seconds(search, record) + TIMING_S <= seconds_left() + more_s
 
     for record in best if search.objective.aim == "accuracy" else spread(best):
         if confirmed and (len(confirmed) == NUM_CONFIRMED or not fits(record)):
@@ -97,7 +97,11 @@ def confirm(
             "Repeat with --resume, or allow more milliseconds."
         )
     known = best_known(search.records)
-    if known and known.number not in {*passed_over, *(each.record.number for each in confirmed)} and fits(known):
+    if (
+        known
+        and known.number not in {*passed_over, *(each.record.number for each in confirmed)}
+        and fits(known, more_s)
+    ):
         _time_again(search, known, confirmed, say)
     for seed in range(NUM_SEEDS):
         _train_longer(search, confirmed, seed, seconds_left, say, 0.0 if seed else more_s)

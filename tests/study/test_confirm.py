@@ -7,6 +7,7 @@ import pytest
 
 from hybridnas.proxy.evaluation import Outcome, Task
 from hybridnas.proxy.training import Recipe
+from hybridnas.study import confirm as confirm_module
 from hybridnas.study.confirm import (
     LONGER,
     NUM_CONFIRMED,
@@ -14,6 +15,7 @@ from hybridnas.study.confirm import (
     Confirmed,
     _train_longer,
     best_known,
+    confirm,
     each_ended,
     margins,
     spread,
@@ -87,6 +89,39 @@ def test_a_first_training_may_take_what_is_kept_for_baselines():
         _train_longer(search, [each], seed, lambda: 20.0, lambda line: None, more_s)
     assert [task.seconds_left for task in given] == [50.0, 20.0] and each.accuracies == [0.6, 0.6]
     assert given[0].seed != given[1].seed and {task.recipe.epochs for task in given} == {LONGER}
+
+
+@pytest.mark.parametrize(("more_s", "taking_part"), [(0.0, [0]), (40.0, [0, 1])])
+def test_the_best_known_design_may_take_it_too(
+    monkeypatch: pytest.MonkeyPatch, more_s: float, taking_part: list[int]
+) -> None:
+    trained = []
+
+    def train(search, confirmed, seed, *_):
+        trained.append([each.record.number for each in confirmed])
+        for each in confirmed:
+            each.add(0.8, Path("network"))
+
+    def time_again(search, record, confirmed, say):
+        confirmed.append(Confirmed(record, ()))
+        return True
+
+    monkeypatch.setattr(confirm_module, "_time_again", time_again)
+    monkeypatch.setattr(confirm_module, "_train_longer", train)
+    monkeypatch.setattr(confirm_module, "with_weights", lambda *_: None)
+    monkeypatch.setattr(confirm_module, "_seconds", lambda *_: 25.0)
+    records = [record(0, 0.9), record(1, 0.6, "C-T")]
+    for each in records:
+        each.architecture = None
+    search = SimpleNamespace(
+        records=records,
+        objective=SimpleNamespace(best=lambda records: records[:1], aim="front"),
+        places=SimpleNamespace(num_places=1),
+        storage=SimpleNamespace(clear_confirmed=lambda: None),
+        trainer=SimpleNamespace(dataset=SimpleNamespace(num_classes=2)),
+    )
+    found = confirm(search, lambda: 30.0, lambda line: None, more_s=more_s)
+    assert trained[0] == taking_part and sorted(each.record.number for each in found) == taking_part
 
 
 def test_a_task_is_asked_for_when_there_is_a_place():
