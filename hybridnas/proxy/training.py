@@ -192,12 +192,15 @@ class Trainer:
         state = read_state(checkpoint, identity)
         if state:
             try:
-                _take_over(state, parts, optimizer)
+                with memory_said():
+                    _take_over(state, parts, optimizer)
                 order.set_state(state["order"])
                 torch.set_rng_state(state["random"])
                 accuracies += map(float, state["accuracies"])
                 if schedule.last_epoch != len(accuracies) * steps_per_epoch or not all(0 <= a <= 1 for a in accuracies):
                     raise ValueError("steps and accuracies disagree")
+            except TrainingFailed:  # the memory's fault, not the file's
+                raise
             except Exception:  # damaged, it is as none; some of it may have been taken over
                 assert checkpoint
                 checkpoint.unlink()

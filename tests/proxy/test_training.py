@@ -200,6 +200,27 @@ def test_a_checkpoint_whose_moments_lie_otherwise_in_memory_is_gone_on_with(
     assert all(torch.equal(a, b) for a, b in zip(*(r.model.state_dict().values() for r in (whole, found)), strict=True))
 
 
+@pytest.mark.parametrize("lack", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
+def test_a_checkpoint_outlasts_a_lack_of_memory(
+    trainer: Trainer,
+    architecture: Architecture,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lack: Exception,
+) -> None:
+    file = tmp_path / "stopped.pt"
+    trainer.train(architecture, RECIPE, seed=1, until=1, checkpoint=file)
+    stopped = file.read_bytes()
+
+    def full(*_: object) -> None:
+        raise lack
+
+    monkeypatch.setattr(training, "_take_over", full)
+    with pytest.raises(TrainingFailed, match="out of memory"):
+        trainer.train(architecture, RECIPE, seed=1, checkpoint=file)
+    assert file.read_bytes() == stopped
+
+
 def test_of_another_training_or_damaged_a_checkpoint_counts_as_none(
     trainer: Trainer, architecture: Architecture, tmp_path: Path
 ) -> None:
