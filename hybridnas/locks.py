@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,6 +62,7 @@ class DeviceLock:
             self._device, self._gate = (
                 os.open(folder / f"{name}.{kind}.lock", os.O_RDWR | os.O_CREAT, 0o600) for kind in ("device", "gate")
             )
+            weakref.finalize(self, _close, self._device, self._gate)  # also while the interpreter ends
 
     @contextmanager
     def shared(self) -> Iterator[None]:
@@ -92,7 +94,7 @@ class DeviceLock:
             fcntl.flock(self._device, fcntl.LOCK_UN)
             fcntl.flock(self._gate, fcntl.LOCK_UN)
 
-    def __del__(self) -> None:
-        for handle in (getattr(self, "_device", None), getattr(self, "_gate", None)):
-            if handle is not None:
-                os.close(handle)
+
+def _close(*handles: int) -> None:
+    for handle in handles:
+        os.close(handle)
