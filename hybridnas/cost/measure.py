@@ -109,6 +109,13 @@ class Budget:
             return medians[0]
         return max(ms / (self.ms_on(i) or reference_ms[i]) for i, ms in enumerate(medians))
 
+    def worst_allowed(self, num_targets: int) -> float | None:
+        """The bound of that figure; None where nothing bounds it."""
+        bounds = [self.ms_on(i) for i in range(num_targets)]
+        if num_targets == 1:
+            return bounds[0]
+        return 1.0 if all(bounds) else None
+
     def __str__(self) -> str:
         """'10 ms and 2 MMAC'."""
         each = self.ms if isinstance(self.ms, Sequence) else [self.ms] if self.ms else []

@@ -44,17 +44,17 @@ from hybridnas.study.surrogate import (
 #: Trained designs before accuracies are modelled, and costed ones before costs are.
 NUM_STARTUP, NUM_STARTUP_COSTS = 10, 4
 #: Trials that ended a rung before it is the one that is modelled.
-NUM_LEVEL = 8
+NUM_LEVEL = 4
 #: Candidates drawn once for a search, and those made for each proposal by changing one to three choices: of the front,
 #: and then, in so many steps, of the few that promise most (experiments/search: worth 3 to 5 % of the area).
 NUM_RANDOM, NUM_NEIGHBOURS = 2000, 80
 MOST_CHANGES = 3
 NUM_CLIMBS, NUM_CLIMBING = 3, 10
-#: So many of the best candidates are looked up in the table.
-SHORTLIST = 16
+#: So many of the best candidates are looked up in the table, and as many again where none of these holds the budget.
+SHORTLIST, MOST_LOOKS = 16, 4
 #: A model learns from so many trials at most.
 MOST_LEARNT = 240
-#: What stands beyond the worst cost that was seen, in log scale.
+#: Where nothing bounds latency, what stands beyond the worst that was seen, as a share of that.
 BEYOND = 0.1
 
 
@@ -109,6 +109,7 @@ class CostAwareSampler(BaseSampler):
         self.latency_counts = latency_counts
         self._proposal: Params = {}
         self._known: dict[str, Candidate] = {}
+        self._tried: dict[str, frozenset[tuple[str, Any]]] = {}  # identities by key
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Choose the design, unless the trial was enqueued with one."""
@@ -166,10 +167,13 @@ class CostAwareSampler(BaseSampler):
         ended = {epochs: self._ended(epochs) for epochs in self.rungs}
         first, *others = self.rungs
         levels = [first, *(epochs for epochs in others if len(ended[epochs]) >= NUM_LEVEL)]
+        if len(ended[levels[-1]]) >= MOST_LEARNT:  # it has enough of its own to learn from
+            levels = levels[-1:]
         trained = [self.records[i] for i in ended[levels[-1]] if self._held(i)]
         scores = [record.accuracies[levels[-1] - 1] for record in trained]
-        tried = {self._known_as(record.architecture).identity for record in self.records}
-        tried |= {frozenset(params.items()) for params in waiting}
+        for record in self.records[len(self._tried) :]:  # the list grows, and an architecture keeps its place
+            self._tried[record.architecture.key] = self._known_as(record.architecture).identity
+        tried = {*self._tried.values(), *(frozenset(params.items()) for params in waiting)}
         places = [i for i, each in enumerate(self._pool) if each.identity not in tried]
         best = front(scores, [self.latency_counts * (record.worst_latency or 0.0) for record in trained])
         near = self._neighbours([self._known_as(trained[i].architecture) for i in best], generator, tried)
@@ -191,7 +195,7 @@ class CostAwareSampler(BaseSampler):
 
         def promise(points: Floats) -> Floats:
             latency, doubt = cost_model(points)
-            return expected_gain(points, latency) * feasibility(points, latency, doubt)
+            return expected_gain(points, np.exp(latency)) * feasibility(points, latency, doubt)
 
         value = promise(pool)
         for _ in range(NUM_CLIMBS):
@@ -201,15 +205,17 @@ class CostAwareSampler(BaseSampler):
             candidates += near
             features = self._encoding([each.params for each in near])
             pool, value = np.vstack([pool, features]), np.append(value, promise(features))
-        shortlist = self._distinct(_descending(value), candidates)
-        known = {i: costs for i in shortlist if (costs := self.foresee(candidates[i].architecture)) is not None}
-        if known:
-            latency = np.array([self._latency(costs) or 0.0 for costs in known.values()])
-            held_surely = [self.budget.excess(costs) <= 0 for costs in known.values()]
-            value[[*known]] = expected_gain(pool[[*known]], latency) * held_surely
+        for _ in range(MOST_LOOKS):
+            shortlist = self._distinct(_descending(value), candidates)
+            known = {i: costs for i in shortlist if (costs := self.foresee(candidates[i].architecture)) is not None}
+            if known:
+                latency = np.array([self._latency(costs) or 0.0 for costs in known.values()])
+                held_surely = [self.budget.excess(costs) <= 0 for costs in known.values()]
+                value[[*known]] = expected_gain(pool[[*known]], np.exp(latency)) * held_surely
+            if shortlist and value[place := max(shortlist, key=lambda i: value[i])] > 0:
+                return candidates[place].params
         ranked = _descending(value)
-        new = self._distinct(ranked, candidates)
-        return candidates[new[0] if new else ranked[0]].params
+        return candidates[next(iter(self._distinct(ranked, candidates)), ranked[0])].params
 
     def _expected_gain(
         self, ended: Mapping[int, list[int]], cost_model: Model, waiting: Sequence[Params]
@@ -222,14 +228,15 @@ class CostAwareSampler(BaseSampler):
             waiting: What is in flight counts as if it had come out as expected: the next one is to be elsewhere.
         """
         rows, accuracy, foreseen = self._foreseen(ended)
-        taken = self._latencies(rows)
+        taken = np.exp(self._latencies(rows))
         if waiting:
             flying = self._encoding(waiting)
             accuracy = np.append(accuracy, foreseen(flying)[0])
-            taken = np.append(taken, cost_model(flying)[0])
+            taken = np.append(taken, np.exp(cost_model(flying)[0]))
         if not self.latency_counts:
             taken = np.zeros_like(taken)
-        floor, worst = float(accuracy.min()), float(taken.max()) + BEYOND
+        floor = float(accuracy.min())
+        worst = self.budget.worst_allowed(len(self.reference_ms)) or (1 + BEYOND) * float(taken.max()) or 1.0
         held = [i for i in range(len(taken)) if i >= len(rows) or self._held(rows[i])]
         accuracy, taken = accuracy[held], taken[held]
         steps = front(accuracy.tolist(), taken.tolist())
@@ -274,11 +281,11 @@ class CostAwareSampler(BaseSampler):
 
     def _distinct(self, order: Sequence[int] | NDArray[np.intp], candidates: Sequence[Candidate]) -> list[int]:
         """The first few in that order that are different architectures, and new: several choices may make one."""
-        keys = {record.architecture.key for record in self.records}
+        keys: set[str] = set()
         found: list[int] = []
         for place in order:
             key = candidates[place].architecture.key
-            if key not in keys:
+            if key not in keys and key not in self._tried:
                 keys.add(key)
                 found.append(int(place))
             if len(found) == SHORTLIST:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import optuna
@@ -21,10 +22,9 @@ NUM_STARTUP, POPULATION = 12, 20
 
 def distribution(values: Sequence[Value]) -> BaseDistribution:
     """Numbers are ordered: a range of integers where they are evenly spaced, else positions in the sorted list."""
-    if not _ordered(values):
+    ordered, step = _scale(tuple(values), tuple(map(type, values)))
+    if ordered is None:
         return CategoricalDistribution(list(values))
-    ordered: list[Any] = sorted(values)
-    step = _even_step(ordered)
     return IntDistribution(ordered[0], ordered[-1], step=step) if step else IntDistribution(0, len(values) - 1)
 
 
@@ -37,7 +37,8 @@ def suggest(trial: BaseTrial, space: SearchSpace) -> Architecture:
             return trial.suggest_categorical(name, kind.choices)
         assert isinstance(kind, IntDistribution)
         drawn = trial.suggest_int(name, kind.low, kind.high, step=kind.step)
-        return drawn if _even_step(sorted(values)) else sorted(values)[drawn]
+        _, step = _scale(tuple(values), tuple(map(type, values)))
+        return drawn if step else sorted(values)[drawn]
 
     return space.sample(choose)
 
@@ -56,7 +57,8 @@ def to_params(space: SearchSpace, chosen: Mapping[str, Value]) -> dict[str, Any]
 
 def stored(values: Sequence[Any], value: Any) -> Any:
     """What Optuna stores where `value` is chosen of `values` (see `distribution`)."""
-    return value if not _ordered(values) or _even_step(sorted(values)) else sorted(values).index(value)
+    ordered, step = _scale(tuple(values), tuple(map(type, values)))
+    return value if ordered is None or step else ordered.index(value)
 
 
 def make_sampler(name: str, seed: int, *asked: int) -> BaseSampler:
@@ -83,13 +85,15 @@ def make_sampler(name: str, seed: int, *asked: int) -> BaseSampler:
         return tpe
 
 
-def _ordered(values: Sequence[Value]) -> bool:
-    return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+@cache
+def _scale(values: tuple[Any, ...], types: tuple[type, ...]) -> tuple[list[Any] | None, int]:
+    """Values in order, None where they are not all numbers; and the step between evenly spaced integers, else 0.
 
-
-def _even_step(ordered: Sequence[Any]) -> int:
-    """The step between integers that are evenly spaced, else 0."""
-    if not all(isinstance(value, int) for value in ordered):
-        return 0
+    Asked a thousand times a proposal; `types` tells 1, 1.0 and True apart.
+    """
+    if not all(issubclass(kind, (int, float)) and kind is not bool for kind in types):
+        return None, 0
+    ordered = sorted(values)
     steps = {b - a for a, b in zip(ordered, ordered[1:], strict=False)}
-    return steps.pop() if len(steps) == 1 else 0
+    whole = all(issubclass(kind, int) for kind in types)
+    return ordered, steps.pop() if whole and len(steps) == 1 else 0
