@@ -18,12 +18,12 @@ from hybridnas.proxy.training import Recipe
 from hybridnas.seeds import derive_seed
 from hybridnas.study.executors import Executor
 from hybridnas.study.loop import Search, over_budget
+from hybridnas.study.objective import NUM_MOST_ACCURATE
 from hybridnas.study.records import TrialRecord
 from hybridnas.study.run import with_weights
 
-#: How many designs are confirmed at most, and how many of these are the most accurate: the others are spread over the
-#: rest of the front.
-NUM_CONFIRMED, NUM_MOST_ACCURATE = 5, 3
+#: How many designs are confirmed at most: the most accurate, and others that are spread over the rest of the front.
+NUM_CONFIRMED = 5
 #: How much longer than in the search they train, and with how many seeds.
 LONGER, NUM_SEEDS = 2, 2
 TIMING_S = 2.0
@@ -68,7 +68,7 @@ def confirm(
     passed_over: Collection[int] = (),
     more_s: float = 0.0,
 ) -> list[Confirmed]:
-    """Designs of the front that hold the budget when timed again, the best mean first.
+    """Of the best designs those that hold the budget when timed again, the best mean first.
 
     They are trained for twice the epochs: each from one seed, then each from another, while time is left; where none
     is, the network of the search is taken. The best known design takes part, on the front or not: what the winner is
@@ -76,7 +76,7 @@ def confirm(
     design's among them, may take `more_s` over what is left: without them there is nothing to compare.
 
     Raises:
-        BudgetError: none of the designs on the front holds the budget any more.
+        BudgetError: none of the best holds the budget any more.
     """
     assert search.storage
     best = [record for record in search.objective.best(search.records) if record.number not in passed_over]
@@ -121,7 +121,7 @@ def confirm(
 
 
 def spread(best_first: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """The front in the order in which it is confirmed: the most accurate, some spread over the rest, all others."""
+    """The best in the order in which they are confirmed: the most accurate, some spread over the rest, all others."""
     rest = list(best_first[NUM_MOST_ACCURATE:])
     count = min(NUM_CONFIRMED - NUM_MOST_ACCURATE, len(rest))
     some = [rest[(k + 1) * len(rest) // (count + 1)] for k in range(count)] if count else []
@@ -138,13 +138,14 @@ def best_known(records: Sequence[TrialRecord]) -> TrialRecord | None:
 def margins(confirmed: Sequence[Confirmed], num_images: int) -> list[float]:
     """Half the 95 % interval of each one's accuracy.
 
-    From the spread of seeds, pooled over the designs that were trained with several; where none was, from the number
-    of images alone, which leaves the luck of a training out.
+    From the spread of seeds, pooled over the designs that were trained with several, but no less than the number of
+    images leaves open: two seeds may agree by chance. Where none was, that leaves the luck of a training out.
     """
-    deviation, quantile = _luck([each.accuracies for each in confirmed])
-    if deviation is not None:
-        return [quantile * deviation / math.sqrt(max(1, len(each.accuracies))) for each in confirmed]
-    return [quantile * math.sqrt(each.accuracy * (1 - each.accuracy) / num_images) for each in confirmed]
+    luck = _luck([each.accuracies for each in confirmed])
+    return [
+        max(luck / math.sqrt(max(1, len(each.accuracies))), _of_images([each.accuracy], num_images))
+        for each in confirmed
+    ]
 
 
 def margin_of_difference(
@@ -158,21 +159,23 @@ def margin_of_difference(
         every: Those of all whose seeds tell how much luck there is.
         num_images: That accuracies are shares of.
     """
-    deviation, quantile = _luck(every)
-    if deviation is not None:
-        return quantile * deviation * math.sqrt(1 / len(one) + 1 / len(other))
-    means = [statistics.mean(one), statistics.mean(other)]
-    return quantile * math.sqrt(sum(mean * (1 - mean) for mean in means) / num_images)
+    of_images = _of_images([statistics.mean(one), statistics.mean(other)], num_images)
+    return max(_luck(every) * math.sqrt(1 / len(one) + 1 / len(other)), of_images)
 
 
-def _luck(every: Sequence[Sequence[float]]) -> tuple[float | None, float]:
-    """The deviation of one training, pooled over designs with several seeds, None where there are none; a quantile."""
+def _luck(every: Sequence[Sequence[float]]) -> float:
+    """Half the interval of one training, pooled over designs with several seeds; 0 where there are none."""
     several = [accuracies for accuracies in every if len(accuracies) > 1]
     freedom = sum(len(accuracies) - 1 for accuracies in several)
     if not freedom:
-        return None, float(ndtri((1 + LEVEL) / 2))
+        return 0.0
     deviation = math.sqrt(sum((len(found) - 1) * statistics.variance(found) for found in several) / freedom)
-    return deviation, float(stdtrit(freedom, (1 + LEVEL) / 2))
+    return float(stdtrit(freedom, (1 + LEVEL) / 2)) * deviation
+
+
+def _of_images(accuracies: Sequence[float], num_images: int) -> float:
+    """Half the interval that the number of images leaves open, of an accuracy or a difference of two."""
+    return float(ndtri((1 + LEVEL) / 2)) * math.sqrt(sum(each * (1 - each) for each in accuracies) / num_images)
 
 
 def longer(recipe: Recipe) -> Recipe:

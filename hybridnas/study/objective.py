@@ -16,8 +16,9 @@ from hybridnas.study.records import TrialRecord
 Direction = Literal["maximize", "minimize"]
 Aim = Literal["front", "accuracy", "front+macs", "front+params"]
 
-#: How many designs are the best where accuracy alone counts.
-NUM_BEST = 5
+#: How many designs are the best where accuracy alone counts; and how many are beside a front, on it or not: a short
+#: training of one seed does not tell which of two good designs of about the same latency is the better.
+NUM_BEST, NUM_MOST_ACCURATE = 5, 3
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,14 @@ class Objective:
         return np.array(columns[: len(self.directions)], dtype=np.float64).T
 
     def best(self, records: Sequence[TrialRecord]) -> list[TrialRecord]:
-        """The trials to choose from in the end, the most accurate first: the front, or the few most accurate."""
+        """The trials to choose from in the end, the most accurate first: of a front with some that lie behind it."""
         done = [record for record in records if record.status == "complete"]
+        done.sort(key=lambda record: (-(record.accuracy or 0.0), record.worst_latency))
+        if self.aim == "accuracy":
+            return done[:NUM_BEST]
         values = [self.values(record) for record in done]
         if self.third:
-            scores = np.array(values).reshape(-1, 3) * (-1, 1, 1)
-            done = [record for record, kept in zip(done, is_nondominated(scores), strict=True) if kept]
-            done.sort(key=lambda record: record.worst_latency or 0.0)
-        elif self.aim == "front":
-            done = [done[i] for i in front([value[0] for value in values], [value[1] for value in values])]
-        best = sorted(done, key=lambda record: -(record.accuracy or 0.0))
-        return best[:NUM_BEST] if self.aim == "accuracy" else best
+            places = np.flatnonzero(is_nondominated(np.array(values).reshape(-1, 3) * (-1, 1, 1))).tolist()
+        else:
+            places = front([value[0] for value in values], [value[1] for value in values])
+        return [done[i] for i in sorted({*places, *range(min(NUM_MOST_ACCURATE, len(done)))})]
