@@ -225,11 +225,9 @@ def _winner(run: Run) -> dict[str, Any] | None:
 
 
 def _baseline(row: dict[str, Any], axes: Sequence[Axis]) -> dict[str, Any]:
-    """A known network that was trained as the winner was; its latency is that on the first target.
-
-    The first versions said less.
-    """
-    costs = {"macs": row.get("macs"), "params": row.get("params"), axes[0].column: row.get("latency_ms")}
+    """A known network that was trained as the winner was. The first versions said less."""
+    latencies = zip((axis.column for axis in axes if axis.unit == "ms"), row["targets_ms"], strict=False)
+    costs = {name: row.get(name) for name in ("macs", "params", "worst_latency")} | dict(latencies)
     return {
         "name": row["name"],
         "kind": row["kind"],

@@ -46,7 +46,7 @@ def pareto_figure(run: Run) -> Figure:
         suffix = f" {target}" if i else ""
         intervals = (f"latency_ms_low{suffix}", f"latency_ms_high{suffix}")
         budget = run.config.budget_on(i)
-        _draw(axes, run, column, intervals, budget, f"budget {budget:g} ms" if budget else "", first=i == 0)
+        _draw(axes, run, column, intervals, budget, f"budget {budget:g} ms" if budget else "", target=i)
         how = "latency from the table" if run.config.frozen_table else "median latency"
         where = (
             f"{said(target, 22)}, {run.config.runtime} {run.config.precision}, batch {run.config.latency_batch_size}"
@@ -65,7 +65,7 @@ def macs_figure(run: Run) -> Figure:
     unit = 1e9 if large else 1e6
     name = "G" if large else "M"
     budget = run.config.budget_macs
-    _draw(axes, run, "macs", (), budget, f"budget {(budget or 0) / unit:.3g} {name}", first=True, unit=unit)
+    _draw(axes, run, "macs", (), budget, f"budget {(budget or 0) / unit:.3g} {name}", target=0, unit=unit)
     axes.set_xlabel(f"multiply-adds of one image ({'billions' if large else 'millions'})")
     _finish(figure, [axes], run)
     return figure
@@ -84,10 +84,10 @@ def _draw(
     budget: float | None,
     budget_text: str,
     *,
-    first: bool,
+    target: int,
     unit: float = 1.0,
 ) -> None:
-    """One panel; `first` says whether it is of the run's first target, of which the confirmed have latencies, too."""
+    """One panel; `target` is the place of the run's target; of the first the confirmed have latencies, too."""
     trained = run.trials[run.trials.status == "complete"]
     trained = trained.assign(x=trained[column].astype("float64") / unit, y=100 * trained.accuracy)
     for i, (name, group) in enumerate(_by_layout(trained)):
@@ -112,14 +112,14 @@ def _draw(
     if len(run.config.targets) > 1:
         robust = trained[trained.number.isin(run.front().number)]
         _ring(axes, robust.x, robust.y, "robust front", size=80, colour=ROBUST)
-    confirmed = _draw_confirmed(axes, run, trained, latency=first and column != "macs")
+    confirmed = _draw_confirmed(axes, run, trained, latency=not target and column != "macs")
     if "winner" in run.result:
         number = run.result["winner"]
         won = trained[trained.number == number]
         where = confirmed.get(number) or (won.x.iloc[0], won.y.iloc[0]) if len(won) or number in confirmed else None
         if where:
             _ring(axes, [where[0]], [where[1]], "winner", size=150, colour=INK)
-    names = _draw_baselines(axes, run, "macs" if column == "macs" else "latency_ms" if first else "", unit)
+    names = _draw_baselines(axes, run, None if column == "macs" else target, unit)
     if budget is not None:
         mark_bound(axes, budget / unit, budget_text)
     taken = {name for name, _, _ in names}
@@ -163,14 +163,18 @@ def _epochs(count: int | None) -> str:
     return f"{count or '?'} {'epoch' if count == 1 else 'epochs'}"
 
 
-def _draw_baselines(axes: Axes, run: Run, figure_of: str, unit: float) -> list[tuple[str, float, float]]:
-    """Known designs that were trained beside the confirmed, with the range of their seeds; their names and places."""
+def _draw_baselines(axes: Axes, run: Run, target: int | None, unit: float) -> list[tuple[str, float, float]]:
+    """Known designs that were trained beside the confirmed, with the range of their seeds; their names and places.
+
+    Against the milliseconds on a target, or where that is None against multiply-adds.
+    """
     found = []
     confirmed = {row.get("design") for row in run.result.get("confirmed", [])}
     for row in run.result.get("baselines") or []:
         if row.get("kind") == "seeded" and row["name"] in confirmed:  # drawn already
             continue
-        x, accuracies = row.get(figure_of), row.get("accuracies") or [row.get("accuracy")]
+        x = row.get("macs") if target is None else dict(enumerate(row["targets_ms"])).get(target)
+        accuracies = row.get("accuracies") or [row.get("accuracy")]
         if x is None or row.get("accuracy") is None:
             continue
         x, y = x / unit, 100 * row["accuracy"]

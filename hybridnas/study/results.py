@@ -56,6 +56,8 @@ class OfBaseline(_Part):
     accuracies: list[Share] = []
     macs: Figure | None = None
     latency_ms: Figure | None = None
+    targets_ms: list[Figure] = []
+    worst_latency: Figure | None = None
 
 
 class Result(_Part):
@@ -87,7 +89,11 @@ def read_result(path: Path, config: SearchConfig) -> dict[str, Any]:
         found["targets"] = [_first_form(found, config)]
     Result.model_validate(found)
     confirmed = [{"design": "", "accuracies": [], **row} for row in found["confirmed"]]
-    return {**found, "baselines": found.get("baselines", []), "confirmed": confirmed}
+    baselines = [
+        {"targets_ms": [row["latency_ms"]] if row.get("latency_ms") else [], **row}
+        for row in found.get("baselines", [])
+    ]
+    return {**found, "baselines": baselines, "confirmed": confirmed}
 
 
 def _first_form(found: dict[str, Any], config: SearchConfig) -> dict[str, Any]:

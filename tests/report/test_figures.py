@@ -143,6 +143,18 @@ def test_the_front_of_multiply_adds_has_the_budget_and_the_baselines(tmp_path: P
         assert np.isclose(places, [row["macs"] / 1e6, 100 * row["accuracy"]]).all(1).any(), row["name"]
 
 
+def test_a_baseline_is_drawn_in_the_panel_of_each_target_where_it_was_timed(tmp_path: Path) -> None:
+    row = {**BASELINES[0], "targets_ms": [6.5, 21.0]}
+    settings = {"trials": 20, "target": ("cpu", "cuda"), "budget_ms": (12.0, 30.0)}
+    figure = pareto_figure(Run.load(write_run(tmp_path / "run", **settings, result={"baselines": [row, BASELINES[1]]})))
+    for ms, other, axes in zip(row["targets_ms"], (8.0, None), figure.axes, strict=True):
+        places = np.concatenate(
+            [np.asarray(each.get_offsets()) for each in axes.collections if len(each.get_offsets())]
+        )
+        assert np.isclose(places, [ms, 67.5]).all(1).any()
+        assert np.isclose(places[:, 1], 84.0).any() == (other is not None)
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_all_words_are_large_enough_and_inside(name: str, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 8 points at least: printed 8.5 cm wide these have 5, below which no journal goes."""
