@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from hybridnas.errors import NotDrawn
-from hybridnas.report.style import COLOURS, GREY, INK, SMALL, WIDTH, Drawn, name_points, said, styled
+from hybridnas.report.style import COLOURS, GREY, INK, MANY, SMALL, WIDTH, Drawn, name_points, said, styled
 from hybridnas.study.run import Run
 
 #: What counts as foreseen.
@@ -72,8 +72,10 @@ def latency_figure(run: Run) -> Figure:
         ends = np.array([0.93 * both.min(), 1.07 * both.max()])
         axes.fill_between(ends, (1 - NEAR) * ends, (1 + NEAR) * ends, color="#EEEEEE", lw=0, zorder=0)
         axes.plot(ends, ends, color=GREY, lw=1, zorder=1)
-        axes.hlines(found.predicted, found.low, found.high, color="#AAAAAA", lw=0.9, zorder=2)
-        axes.scatter(found.measured, found.predicted, s=22, color=COLOURS[0], edgecolors="white", lw=0.5, zorder=3)
+        many = len(found.measured) > MANY
+        axes.hlines(found.predicted, found.low, found.high, color="#AAAAAA", lw=0.9, zorder=2, rasterized=many)
+        points: dict[str, Any] = {"s": 22, "color": COLOURS[0], "edgecolors": "white", "lw": 0.5, "rasterized": many}
+        axes.scatter(found.measured, found.predicted, **points, zorder=3)
         axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends, aspect="equal")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))

@@ -6,7 +6,7 @@ import json
 import math
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -160,7 +160,7 @@ def _trials(run: Run, rows: pd.DataFrame, axes: Sequence[Axis | None], index: in
                 "costs": [values[i] for values in costs],
                 "latency": [each[i] for each in latencies],
                 "confirmed": confirmed.get(trial["number"]),
-                "architecture": asdict(architecture),
+                "architecture": json.loads(text),
                 "resolutions": list(architecture.resolutions),
                 "kept": kept_weights(run, trial["number"]) is not None,
                 "stage_ms": _milliseconds(run, trial, len(architecture.stages) + 2),

@@ -29,6 +29,9 @@ WIDTH = 5.2
 SMALL = 8.0
 DPI = 200
 
+#: More points than that are one picture within an SVG.
+MANY = 2000
+
 STYLE: dict[str, Any] = {
     "font.family": ["DejaVu Sans"],
     "font.size": 9.0,

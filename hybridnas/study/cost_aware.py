@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -109,7 +109,7 @@ class CostAwareSampler(BaseSampler):
         self.latency_counts = latency_counts
         self._proposal: Params = {}
         self._known: dict[str, Candidate] = {}
-        self._tried: dict[str, frozenset[tuple[str, Any]]] = {}  # identities by key
+        self._tried: set[str] = set()  # keys
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Choose the design, unless the trial was enqueued with one."""
@@ -171,12 +171,11 @@ class CostAwareSampler(BaseSampler):
             levels = levels[-1:]
         trained = [self.records[i] for i in ended[levels[-1]] if self._held(i)]
         scores = [record.accuracies[levels[-1] - 1] for record in trained]
-        for record in self.records[len(self._tried) :]:  # the list grows, and an architecture keeps its place
-            self._tried[record.architecture.key] = self._known_as(record.architecture).identity
-        tried = {*self._tried.values(), *(frozenset(params.items()) for params in waiting)}
-        places = [i for i, each in enumerate(self._pool) if each.identity not in tried]
+        self._tried.update(record.architecture.key for record in self.records[len(self._tried) :])
+        flying = {frozenset(params.items()) for params in waiting}
+        places = [i for i, each in enumerate(self._pool) if self._is_new(each, flying)]
         best = front(scores, [self.latency_counts * (record.worst_latency or 0.0) for record in trained])
-        near = self._neighbours([self._known_as(trained[i].architecture) for i in best], generator, tried)
+        near = self._neighbours([self._known_as(trained[i].architecture) for i in best], generator, flying)
         candidates = [*(self._pool[i] for i in places), *near]
         if not candidates:  # a small space, searched through
             return generator.choice(self._pool).params
@@ -199,7 +198,7 @@ class CostAwareSampler(BaseSampler):
 
         value = promise(pool)
         for _ in range(NUM_CLIMBS):
-            near = self._neighbours([candidates[i] for i in _descending(value)[:NUM_CLIMBING]], generator, tried)
+            near = self._neighbours([candidates[i] for i in _descending(value)[:NUM_CLIMBING]], generator, flying)
             if not near:
                 break
             candidates += near
@@ -280,12 +279,12 @@ class CostAwareSampler(BaseSampler):
         ]
 
     def _distinct(self, order: Sequence[int] | NDArray[np.intp], candidates: Sequence[Candidate]) -> list[int]:
-        """The first few in that order that are different architectures, and new: several choices may make one."""
+        """The first few in that order that are different architectures: several choices may make one."""
         keys: set[str] = set()
         found: list[int] = []
         for place in order:
             key = candidates[place].architecture.key
-            if key not in keys and key not in self._tried:
+            if key not in keys:
                 keys.add(key)
                 found.append(int(place))
             if len(found) == SHORTLIST:
@@ -304,6 +303,10 @@ class CostAwareSampler(BaseSampler):
                 return each.params
         return (unknown or candidates)[0].params
 
+    def _is_new(self, candidate: Candidate, flying: Collection[frozenset[tuple[str, Any]]]) -> bool:
+        """Whether a design was not tried, and none of those in flight is given by the same choices."""
+        return candidate.architecture.key not in self._tried and candidate.identity not in flying
+
     def _known_as(self, architecture: Architecture) -> Candidate:
         if architecture.key not in self._known:
             choices = self.space.encode(architecture)
@@ -319,9 +322,9 @@ class CostAwareSampler(BaseSampler):
         return np.array([self._latency(self.records[i].costs) for i in rows], np.float64)
 
     def _neighbours(
-        self, parents: Sequence[Candidate], generator: random.Random, tried: set[frozenset[tuple[str, Any]]]
+        self, parents: Sequence[Candidate], generator: random.Random, flying: Collection[frozenset[tuple[str, Any]]]
     ) -> list[Candidate]:
-        """Designs that answer one to three questions otherwise than one of some others."""
+        """New designs that answer one to three questions otherwise than one of some others."""
         found: dict[frozenset[tuple[str, Any]], Candidate] = {}
         for _ in range(NUM_NEIGHBOURS if parents else 0):
             choices = generator.choice(parents).choices
@@ -337,7 +340,7 @@ class CostAwareSampler(BaseSampler):
                 return kept if kept in values and name not in changed else generator.choice(values)
 
             near = self._made(choose)
-            if near.identity not in tried:
+            if self._is_new(near, flying):
                 found[near.identity] = near
         return list(found.values())
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import warnings
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import optuna
+from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
-from optuna.trial import FrozenTrial, TrialState
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial
+from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from hybridnas.errors import NotDrawn, RunError, first_clause
@@ -17,8 +23,8 @@ from hybridnas.study.looking import read_only
 from hybridnas.study.proposals import ENOUGH
 from hybridnas.study.storage import STUDY_FILE
 
-#: Of fewer trials nothing is said.
-LEAST = 10
+#: Of fewer trials nothing is said, and of so many at most: adding one to a study takes a millisecond.
+LEAST, MOST = 10, 1000
 
 
 class Importances(NamedTuple):
@@ -49,36 +55,62 @@ def importances_of(folder: Path) -> Importances:
         raise NotDrawn(f"{folder} has no {STUDY_FILE}: a shared study lies on its server")
     try:
         with read_only(folder) as storage:
-            names = sorted(study.study_name for study in storage.get_all_studies())
-            return importances([optuna.load_study(study_name=name, storage=storage) for name in names])
+            rungs = sorted(storage.get_all_studies(), key=lambda study: study.study_name)
+            return importances([_ended(storage, study._study_id) for study in rungs])
     except (RunError, SQLAlchemyError) as error:
         raise NotDrawn(first_clause(error)) from None
 
 
-def importances(studies: list[optuna.Study]) -> Importances:
-    """`importances_of` for the studies of a run, one a rung, whose first value is accuracy.
+def importances(rungs: Sequence[Sequence[FrozenTrial]]) -> Importances:
+    """`importances_of` for the trials that ended the rungs of a run, whose value is accuracy.
 
     Raises:
         NotDrawn: too few trials ended the first rung, or all were alike.
     """
-    rung, ended = 0, list[FrozenTrial]()
-    for rung in reversed(range(len(studies))):  # reading one takes longer than all else
-        ended = studies[rung].get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-        if len(ended) >= ENOUGH:
-            break
+    rung = max((i for i, ended in enumerate(rungs) if len(ended) >= ENOUGH), default=0)
+    ended = rungs[rung] if rungs else ()
     if len(ended) < LEAST:
         raise NotDrawn(f"{len(ended)} trials were trained, and {LEAST} are needed")
-    alone = optuna.create_study(direction="maximize")
-    alone.add_trials(
-        [optuna.create_trial(value=t.values[0], params=t.params, distributions=t.distributions) for t in ended]
-    )
+    study = optuna.create_study(direction="maximize")
+    study.add_trials(ended)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that the least is the best; that some choices were seen once
         found = get_param_importances(
-            alone,
+            study,
             evaluator=PedAnovaImportanceEvaluator(target_quantile=1 / ETA),
             target=lambda trial: -trial.values[0],
         )
     if not any(found.values()):
         raise NotDrawn("the trials differ in no choice that tells the better from the worse")
     return Importances(found, rung, len(ended))
+
+
+def _ended(storage: RDBStorage, study: int) -> list[FrozenTrial]:
+    """Accuracies and choices of the latest trials that ended a rung, by Optuna's id of its study.
+
+    From Optuna's tables, as in `Storage`: its own reading of 2,000 trials takes three seconds.
+    """
+    latest = (
+        "SELECT trial_id FROM trials WHERE study_id = :study AND state = 'COMPLETE' ORDER BY trial_id DESC LIMIT :most"
+    )
+    values = f"SELECT trial_id, value FROM trial_values WHERE objective = 0 AND trial_id IN ({latest})"
+    choices = (
+        "SELECT trial_id, param_name, param_value, distribution_json FROM trial_params "
+        f"WHERE trial_id IN ({latest}) ORDER BY param_id"
+    )
+    asked = {"study": study, "most": MOST}
+    params: defaultdict[int, dict[str, Any]] = defaultdict(dict)
+    distributions: defaultdict[int, dict[str, BaseDistribution]] = defaultdict(dict)
+    with storage.engine.connect() as connection:
+        for trial, name, value, written in connection.execute(text(choices), asked):
+            distributions[trial][name] = kind = _read(written)
+            params[trial][name] = kind.to_external_repr(value)
+        return [
+            optuna.create_trial(value=accuracy, params=params[trial], distributions=distributions[trial])
+            for trial, accuracy in connection.execute(text(values), asked)
+        ]
+
+
+@cache
+def _read(written: str) -> BaseDistribution:
+    return json_to_distribution(written)

@@ -312,28 +312,28 @@ def test_a_single_confirmed_design_has_no_order() -> None:
     assert "confirmed: one design, which has no order" in shown and "nan" not in shown
 
 
-def study_of(count: int) -> optuna.Study:
+def trials_of(count: int) -> list[optuna.trial.FrozenTrial]:
     """Accuracy depends on x alone; z is there where x is large."""
-    study = optuna.create_study(directions=["maximize", "minimize"], sampler=optuna.samplers.RandomSampler(seed=1))
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=1))
 
-    def try_one(trial: optuna.Trial) -> tuple[float, float]:
+    def try_one(trial: optuna.Trial) -> float:
         x, _ = trial.suggest_int("x", 0, 9), trial.suggest_categorical("y", ["a", "b"])
         if x > 4:
             trial.suggest_int("z", 0, 3)
-        return x / 10, 1.0
+        return x / 10
 
     study.optimize(try_one, n_trials=count)
-    return study
+    return study.trials
 
 
 def test_importances_find_what_decides() -> None:
-    found = importances([study_of(60), study_of(4)])
+    found = importances([trials_of(60), trials_of(4)])
     assert next(iter(found.shares)) == "x" and found.shares["x"] > 0.6
     assert sum(found.shares.values()) == pytest.approx(1)
     assert (found.rung, found.num_trials) == (0, 60)
-    assert importances([study_of(60), study_of(20)]).rung == 1
+    assert importances([trials_of(60), trials_of(20)]).rung == 1
     with pytest.raises(NotDrawn, match="9 trials were trained"):
-        importances([study_of(9)])
+        importances([trials_of(9)])
     with pytest.raises(NotDrawn, match="0 trials"):
         importances([])
 
