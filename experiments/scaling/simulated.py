@@ -11,8 +11,8 @@ import csv
 import heapq
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from hybridnas.cost.measure import Budget
 from hybridnas.files import write_atomic
 from hybridnas.proxy.evaluation import Evaluate, Outcome, Task
 from hybridnas.proxy.training import Recipe
+from hybridnas.study.executors import Executor
 from hybridnas.study.loop import Search
 from hybridnas.study.objective import Objective
 from hybridnas.study.on_ray import OnRay
@@ -69,7 +70,7 @@ class Sleepers:
     def close(self) -> None: ...
 
 
-def make_sleeper(place: int) -> Evaluate:
+def make_sleeper(cpus: int, place: int) -> Evaluate:
     def sleep(task: Task, on_step: Callable[[float], None]) -> Outcome:
         found = outcome(task)
         time.sleep(found.seconds)
@@ -78,9 +79,24 @@ def make_sleeper(place: int) -> Evaluate:
     return sleep
 
 
+@contextmanager
+def places(kind: str, count: int) -> Iterator[Executor]:
+    """On Ray actors of a cluster on this machine that is said to have a core for each."""
+    if kind != "ray":
+        yield Sleepers(count)
+        return
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": count})
+    try:
+        with closing(OnRay(count, make_sleeper, address=cluster.address, cpus=1, gpus=0)) as executor:
+            yield executor
+    finally:
+        cluster.shutdown()
+
+
 def run(kind: str, sampler: str, count: int, url: str | None) -> None:
-    executor = OnRay(count, make_sleeper, address=None, cpus=0, gpus=0) if kind == "ray" else Sleepers(count)
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, places(kind, count) as executor:
         folder = Path(temporary)
         config = SearchConfig(space="tiny", time=SECONDS, epochs=RUNGS[-1], rungs=RUNGS, target="cpu", device="cpu")
         write_atomic(folder / "config.json", config.model_dump_json())
