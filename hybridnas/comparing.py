@@ -148,7 +148,6 @@ def _seeded(run: Run, confirmed: Sequence[dict[str, Any]]) -> list[dict[str, Any
         return []
     best = max(known, key=lambda row: row["accuracy"])
     trial = run.trials.set_index("number").loc[best["number"]]
-    others = run.config.targets[1:]
     return [
         {
             "name": best["design"],
@@ -158,8 +157,8 @@ def _seeded(run: Run, confirmed: Sequence[dict[str, Any]]) -> list[dict[str, Any
             "macs": int(trial.macs),
             "params": int(trial.params),
             "latency_ms": best["latency_ms_p50"],
-            "targets_ms": [best["latency_ms_p50"], *(float(trial[run.latency_column(target)]) for target in others)],
-            "worst_latency": float(trial.worst_latency),
+            "targets_ms": best["targets_ms"],
+            "worst_latency": best.get("worst_latency"),
             "accuracies": best["accuracies"],
             "accuracy": best["accuracy"],
             "test_accuracy": best["test_accuracy"],

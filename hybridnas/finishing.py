@@ -181,6 +181,8 @@ def _confirmed(winner: Confirmed, confirmed: list[Confirmed], search: Search) ->
             "seeds": max(1, len(each.accuracies)),
             "epochs": search.recipe.epochs * (LONGER if each.longer else 1),
             "latency_ms_p50": each.costs[0].latency_ms_p50,
+            "targets_ms": [cost.latency_ms_p50 for cost in each.costs],
+            "worst_latency": search.budget.worst_latency(each.costs, search.costing.reference_ms),
         }
         if each is winner or each.record.design:
             assert each.model

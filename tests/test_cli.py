@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 import typer
 
+from hybridnas.__main__ import app as roof
 from hybridnas.cli import exit_code
 
 
@@ -33,3 +36,30 @@ def test_a_file_that_is_not_to_be_used_is_named(number: int, capsys: pytest.Capt
 def test_a_defect_of_ours_keeps_its_traceback(error: Exception) -> None:
     with pytest.raises(OSError, match="no number|x"):
         exit_code(raising(error), [])
+
+
+COMMANDS = (
+    "search",
+    "dashboard",
+    "profile",
+    "export",
+    "predict",
+    "recommend",
+    "replay",
+    "report",
+    "table",
+    "train",
+    "trust",
+)
+
+
+def test_all_commands_have_one_roof() -> None:
+    """As the explorer and model cards name them."""
+    help_of = subprocess.run([sys.executable, "-m", "hybridnas", "--help"], capture_output=True, text=True, check=True)
+    assert all(f" {name} " in help_of.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_under_it_has_its_own_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(roof, [name, "--help"]) == 0
+    assert f"{name} [OPTIONS]" in capsys.readouterr().out

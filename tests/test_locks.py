@@ -69,6 +69,12 @@ def test_a_process_that_dies_leaves_no_lock(tmp_path):
     assert waited("alone", tmp_path) < 30
 
 
+def test_a_lock_that_lives_until_the_end_of_a_program_says_nothing(tmp_path):
+    code = "import pathlib, sys, hybridnas.locks as l; lock = l.DeviceLock('cpu', pathlib.Path(sys.argv[1]))"
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
 def test_a_folder_of_locks_that_is_another_users(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     with pytest.raises(RunError, match="belongs to another user: remove it, or name another folder by TMPDIR"):

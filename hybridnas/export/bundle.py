@@ -27,7 +27,7 @@ def export_bundle(model: HybridNet, folder: Path, preprocessing: Preprocessing) 
     """Write a model on the CPU as description, weights and code, with what it takes; then read back and compare.
 
     Raises:
-        HybridNasError: what was read back disagrees with `model`; the weights file is removed.
+        HybridNasError: what was read back disagrees with `model`; the files are removed.
     """
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     about = {"mean": json.dumps(preprocessing.mean), "std": json.dumps(preprocessing.std)}
@@ -50,7 +50,8 @@ def _check(model: HybridNet, folder: Path, code: str) -> None:
         for form, network in forms.items():
             error = difference(network(images), expected)
             if not error <= TOLERANCE:
-                (folder / WEIGHTS).unlink()
+                for name in (ARCHITECTURE, WEIGHTS, MODEL):
+                    (folder / name).unlink()
                 raise HybridNasError(f"{form} differs from the trained network by {error:.2g}: nothing was exported.")
 
 

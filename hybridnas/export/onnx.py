@@ -9,14 +9,11 @@ import torch
 
 from hybridnas.cost.runtimes import Input, Setting, to_onnx
 from hybridnas.errors import CannotRun
-from hybridnas.export.bundle import difference
+from hybridnas.export.bundle import TOLERANCE, difference
 from hybridnas.files import write_atomic
 from hybridnas.model import HybridNet, image_batch
 
 FILE = "model.onnx"
-
-#: How far an fp32 file's scores may lie from torch's, over the largest: other kernels add up in another order.
-TOLERANCE = 1e-3
 
 
 def export_onnx(model: HybridNet, folder: Path, setting: Setting) -> None:

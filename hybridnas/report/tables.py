@@ -15,7 +15,7 @@ NUM_ROWS = 12
 
 
 def front_table(run: Run) -> Table:
-    """The front, fastest first, and the known designs that are not on it; the winner is marked.
+    """The front, fastest first, and the known designs and the winner that are not on it; the winner is marked.
 
     With several targets it is the robust front, with the milliseconds on each.
     """
@@ -28,9 +28,9 @@ def front_table(run: Run) -> Table:
     else:
         latencies = {"p50 ms": "latency_ms_p50", "p95 ms": "latency_ms_p95"}
     front = run.front()
-    known = run.trials[(run.trials.status == "complete") & (run.trials.design != "")]
-    others = known[~known.number.isin(front.number)]
     winner = run.result.get("winner")
+    shown = run.trials[(run.trials.status == "complete") & (run.trials.design != "") | (run.trials.number == winner)]
+    others = shown[~shown.number.isin(front.number)]
     which = (
         "Robust front (accuracy against the worst latency over its budget)"
         if several
@@ -54,7 +54,7 @@ def front_table(run: Run) -> Table:
             )
         table.add_section()
     if len(others):
-        table.caption = "below the line: known designs that are not on the front"
+        table.caption = "below the line: known designs, and the winner, that are not on the front"
     return table
 
 
@@ -121,6 +121,8 @@ def _paid_off(run: Run) -> list[str]:
         lines.append(f"Did it pay off? At {winner_ms:.2f} ms the winner{own} is {'; '.join(clauses)}.")
     elif run.best.design and "baseline_remarks" in result:
         lines.append(f"Did it pay off? The winner is itself the known design {run.best.design}.")
+    elif "baseline_remarks" in result:
+        lines.append("Did it pay off? That is not known: there was no time to train anything else as the winner was.")
     return lines
 
 

@@ -109,8 +109,8 @@ def confirm(
     has_network = [each for each in confirmed if each.longer or search.storage.weights(each.record.number).is_file()]
     if not has_network:
         raise RunError(
-            f"{search.storage.folder}: there was no time to train any of the best longer, and their networks lie with "
-            "the searches that trained them; go on with --resume and more --time."
+            f"{search.storage.folder}: there was no time to train any of the best longer, and their networks are not "
+            "kept here; go on with --resume and more --time."
         )
     confirmed = has_network
     for each in confirmed:
@@ -141,7 +141,7 @@ def margins(confirmed: Sequence[Confirmed], num_images: int) -> list[float]:
     From the spread of seeds, pooled over the designs that were trained with several, but no less than the number of
     images leaves open: two seeds may agree by chance. Where none was, that leaves the luck of a training out.
     """
-    luck = _luck([each.accuracies for each in confirmed])
+    luck = _luck([each.accuracies for each in confirmed]) or 0.0
     return [
         max(luck / math.sqrt(max(1, len(each.accuracies))), _of_images([each.accuracy], num_images))
         for each in confirmed
@@ -159,16 +159,21 @@ def margin_of_difference(
         every: Those of all whose seeds tell how much luck there is.
         num_images: That accuracies are shares of.
     """
-    of_images = _of_images([statistics.mean(one), statistics.mean(other)], num_images)
-    return max(_luck(every) * math.sqrt(1 / len(one) + 1 / len(other)), of_images)
+    means = [statistics.mean(one), statistics.mean(other)]
+    luck = _luck(every)
+    if luck is None:
+        return _of_images(means, num_images)
+    gain = abs(means[0] - means[1])
+    # Both are judged on the same images: on a share `gain` of them, at least, one alone is right.
+    return max(luck * math.sqrt(1 / len(one) + 1 / len(other)), _of_images([gain], num_images))
 
 
-def _luck(every: Sequence[Sequence[float]]) -> float:
-    """Half the interval of one training, pooled over designs with several seeds; 0 where there are none."""
+def _luck(every: Sequence[Sequence[float]]) -> float | None:
+    """Half the interval of one training, pooled over designs with several seeds; None where there are none."""
     several = [accuracies for accuracies in every if len(accuracies) > 1]
     freedom = sum(len(accuracies) - 1 for accuracies in several)
     if not freedom:
-        return 0.0
+        return None
     deviation = math.sqrt(sum((len(found) - 1) * statistics.variance(found) for found in several) / freedom)
     return float(stdtrit(freedom, (1 + LEVEL) / 2)) * deviation
 

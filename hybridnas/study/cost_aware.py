@@ -50,12 +50,12 @@ NUM_LEVEL = 4
 NUM_RANDOM, NUM_NEIGHBOURS = 2000, 80
 MOST_CHANGES = 3
 NUM_CLIMBS, NUM_CLIMBING = 3, 10
-#: So many of the best candidates are looked up in the table, and as many again where none of these holds the budget.
+#: So many of the best candidates are looked up in the table at once, and how often at most.
 SHORTLIST, MOST_LOOKS = 16, 4
 #: A model learns from so many trials at most.
 MOST_LEARNT = 240
-#: Where nothing bounds latency, what stands beyond the worst that was seen, as a share of that.
-BEYOND = 0.1
+#: Latency beyond which nothing counts, over the worst of what was trained, where the budget is not less.
+BEYOND = 1.5
 
 
 @dataclass(frozen=True)
@@ -204,17 +204,20 @@ class CostAwareSampler(BaseSampler):
             candidates += near
             features = self._encoding([each.params for each in near])
             pool, value = np.vstack([pool, features]), np.append(value, promise(features))
-        for _ in range(MOST_LOOKS):
+        looked_up: set[int] = set()
+        for _ in range(MOST_LOOKS):  # until what promises most is what the table was asked about
             shortlist = self._distinct(_descending(value), candidates)
+            if not shortlist or shortlist[0] in looked_up:
+                break
+            looked_up.update(shortlist)
             known = {i: costs for i in shortlist if (costs := self.foresee(candidates[i].architecture)) is not None}
             if known:
                 latency = np.array([self._latency(costs) or 0.0 for costs in known.values()])
                 held_surely = [self.budget.excess(costs) <= 0 for costs in known.values()]
                 value[[*known]] = expected_gain(pool[[*known]], np.exp(latency)) * held_surely
-            if shortlist and value[place := max(shortlist, key=lambda i: value[i])] > 0:
-                return candidates[place].params
         ranked = _descending(value)
-        return candidates[next(iter(self._distinct(ranked, candidates)), ranked[0])].params
+        chosen = max(looked_up, key=lambda i: value[i], default=ranked[0])
+        return candidates[chosen if value[chosen] > 0 else ranked[0]].params
 
     def _expected_gain(
         self, ended: Mapping[int, list[int]], cost_model: Model, waiting: Sequence[Params]
@@ -235,7 +238,8 @@ class CostAwareSampler(BaseSampler):
         if not self.latency_counts:
             taken = np.zeros_like(taken)
         floor = float(accuracy.min())
-        worst = self.budget.worst_allowed(len(self.reference_ms)) or (1 + BEYOND) * float(taken.max()) or 1.0
+        bound = self.budget.worst_allowed(len(self.reference_ms)) or math.inf
+        worst = min(bound, BEYOND * float(taken.max()) or 1.0)
         held = [i for i in range(len(taken)) if i >= len(rows) or self._held(rows[i])]
         accuracy, taken = accuracy[held], taken[held]
         steps = front(accuracy.tolist(), taken.tolist())

@@ -33,7 +33,7 @@ class Importances(NamedTuple):
     Attributes:
         shares: By the name that Optuna has for the choice; together 1.
         rung: After which the accuracies are, counted from 0.
-        num_trials: That ended it.
+        num_trials: Of the latest that ended it.
     """
 
     shares: dict[str, float]
@@ -55,7 +55,7 @@ def importances_of(folder: Path) -> Importances:
         raise NotDrawn(f"{folder} has no {STUDY_FILE}: a shared study lies on its server")
     try:
         with read_only(folder) as storage:
-            rungs = sorted(storage.get_all_studies(), key=lambda study: study.study_name)
+            rungs = sorted(storage.get_all_studies(), key=lambda study: study._study_id)
             return importances([_ended(storage, study._study_id) for study in rungs])
     except (RunError, SQLAlchemyError) as error:
         raise NotDrawn(first_clause(error)) from None

@@ -416,8 +416,8 @@ class Search:
         self._proposals.tell(record.rung, record, excess, attrs)
         if self.storage:
             self.storage.add(record.rung, self._proposals.frozen(record, excess), self.records)
-            best = self.objective.best(self.records)
-            self.storage.clear([r.number for r in best], [r.number for r in self._contenders()], self._running)
+            kept = self.objective.kept(self.records)
+            self.storage.clear([r.number for r in kept], [r.number for r in self._contenders()], self._running)
         self._release(record, record.rung)
 
     def _release(self, record: TrialRecord, rung: int) -> None:

@@ -55,6 +55,10 @@ class Objective:
         ]
         return np.array(columns[: len(self.directions)], dtype=np.float64).T
 
+    def kept(self, records: Sequence[TrialRecord]) -> list[TrialRecord]:
+        """The trials whose networks are kept: the best, and the front of accuracy and latency, which is exported."""
+        return [*self.best(records), *(Objective().best(records) if self.aim == "accuracy" else ())]
+
     def best(self, records: Sequence[TrialRecord]) -> list[TrialRecord]:
         """The trials to choose from in the end, the most accurate first: of a front with some that lie behind it."""
         done = [record for record in records if record.status == "complete"]

@@ -43,6 +43,7 @@ class OfDesign(_Part):
     margin: Figure = 0.0
     seeds: int = 1
     latency_ms_p50: Figure | None = None
+    targets_ms: list[Figure] = []
     accuracy_in_search: Share | None = None
     test_accuracy: Share | None = None
 
@@ -88,12 +89,17 @@ def read_result(path: Path, config: SearchConfig) -> dict[str, Any]:
     if isinstance(found, dict) and "targets" not in found and "latency_ms_p50" in found:
         found["targets"] = [_first_form(found, config)]
     Result.model_validate(found)
-    confirmed = [{"design": "", "accuracies": [], **row} for row in found["confirmed"]]
-    baselines = [
-        {"targets_ms": [row["latency_ms"]] if row.get("latency_ms") else [], **row}
-        for row in found.get("baselines", [])
+    confirmed = [
+        {"design": "", "accuracies": [], "targets_ms": _alone(row.get("latency_ms_p50")), **row}
+        for row in found["confirmed"]
     ]
+    baselines = [{"targets_ms": _alone(row.get("latency_ms")), **row} for row in found.get("baselines", [])]
     return {**found, "baselines": baselines, "confirmed": confirmed}
+
+
+def _alone(ms: float | None) -> list[float]:
+    """On each target, where the first target's milliseconds alone were kept."""
+    return [] if ms is None else [ms]
 
 
 def _first_form(found: dict[str, Any], config: SearchConfig) -> dict[str, Any]:

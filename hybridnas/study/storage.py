@@ -1,4 +1,4 @@
-"""What a search keeps on disk: one Optuna study a rung in study.db, trials.csv, the front's weights, checkpoints.
+"""What a search keeps on disk: one Optuna study a rung in study.db, trials.csv, the weights of the best, checkpoints.
 
 A trial is stored whole when it ends a rung, in one write: a kill loses what is in flight and leaves nothing half done.
 The studies may lie on a PostgreSQL server instead, and be shared with other searches.

@@ -94,7 +94,8 @@ def corrected(prior: Model | None, seen: Floats, values: Floats) -> Model:
     if prior is None:
         return regress(seen, values)
     before = prior(seen)[0]
-    slope, offset = np.polyfit(before, values, 1)
+    slope = max(0.0, float(np.polyfit(before, values, 1)[0]))  # of a few, the order may be upside down by chance
+    offset = float(np.mean(values - slope * before))
     rest = regress(seen, values - slope * before - offset)
 
     def predict(points: Floats) -> tuple[Floats, Floats]:

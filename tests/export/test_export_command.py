@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
@@ -22,12 +25,16 @@ from torch import Tensor, nn
 from hybridnas import Architecture, Run, SearchConfig, run_search
 from hybridnas.cli import exit_code
 from hybridnas.config import TrainConfig
+from hybridnas.cost.runtimes import Setting
 from hybridnas.data.loading import Loading
 from hybridnas.data.sources import open_source
+from hybridnas.errors import CannotRun, HybridNasError
+from hybridnas.export import onnx as onnx_form
 from hybridnas.export.__main__ import app as export_app
 from hybridnas.export.bundle import export_bundle
 from hybridnas.export.card import Card, write_card
 from hybridnas.export.formats import FORMATS, Format, write_program
+from hybridnas.export.onnx import export_onnx
 from hybridnas.export.parity import Parity, check_file
 from hybridnas.export.preprocessing import Preprocessing
 from hybridnas.full_training import train_model
@@ -219,6 +226,37 @@ def test_a_bundle_s_name_is_printed_as_it_is(
     pictures(Path())
     code, out, _ = predict("grey.png", bundle=bundle)
     assert code == 0 and f"by {bundle}/weights.safetensors" in out
+
+
+def test_model_py_classifies_an_image_by_itself(exported: Path, predict: Command, tmp_path: Path) -> None:
+    (path, *_) = pictures(tmp_path)
+    command = [sys.executable, "-P", str(exported / "model.py"), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (best, *_) = Predictor.open(exported).classify(path, 1).classes
+    assert best[0] in done.stdout
+
+
+def test_what_the_search_writes_is_compared_and_removed_where_it_disagrees(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Run.load(finished).best_model()
+    preprocessing = Preprocessing.read(finished / "best")
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        next(other.parameters()).add_(1.0)
+    monkeypatch.setattr("hybridnas.export.bundle.load_network", lambda *_: other)
+    with pytest.raises(HybridNasError, match="the file read back differs from the trained network by"):
+        export_bundle(model, tmp_path, preprocessing)
+    assert not {path.name for path in tmp_path.iterdir()} & {"architecture.json", "weights.safetensors", "model.py"}
+
+    write = onnx_form.to_onnx
+    export_onnx(model, tmp_path, Setting(runtime="onnxruntime"))
+    assert (tmp_path / "model.onnx").is_file()
+    monkeypatch.setattr(onnx_form, "to_onnx", lambda _, *about: write(other.deploy(), *about))
+    with pytest.raises(CannotRun, match="model.onnx differs from the trained network by"):
+        export_onnx(model, tmp_path, Setting(runtime="onnxruntime"))
+    assert not (tmp_path / "model.onnx").exists()
 
 
 def test_model_py_is_not_run_by_predict(exported: Path, tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ from hybridnas.report.fronts import macs_figure, pareto_figure
 from hybridnas.report.history import history_of
 from hybridnas.report.operators import ranks, wins_of
 from hybridnas.report.style import SMALL, WIDTH, said, save, text_on
-from hybridnas.study.importance import importances
+from hybridnas.study.importance import _ended, importances
+from hybridnas.study.looking import read_only
 from hybridnas.study.records import COLUMNS, typed
 
 #: A name that matplotlib would take for mathematics, and could not read.
@@ -336,6 +337,19 @@ def test_importances_find_what_decides() -> None:
         importances([trials_of(9)])
     with pytest.raises(NotDrawn, match="0 trials"):
         importances([])
+
+
+def test_importances_read_the_latest_trials_as_optuna_does(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with read_only(whole) as storage:
+        study = optuna.load_study(study_name="rung 0", storage=storage)
+        ended = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
+        found = _ended(storage, study._study_id)
+        assert len(found) == len(ended) > 20
+        for one, other in zip(found, ended, strict=True):
+            assert one.value == other.values[0]
+            assert (one.params, one.distributions) == (other.params, other.distributions)
+        monkeypatch.setattr("hybridnas.study.importance.MOST", 7)
+        assert [each.value for each in _ended(storage, study._study_id)] == [each.values[0] for each in ended[-7:]]
 
 
 def test_parts_of_a_published_design() -> None:

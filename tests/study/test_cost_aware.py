@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 
@@ -23,7 +24,14 @@ from hybridnas.study.cost_aware import (
 )
 from hybridnas.study.records import TrialRecord
 from hybridnas.study.sampler import suggest, to_params
-from hybridnas.study.surrogate import Encoding, expected_hypervolume_improvement, regress
+from hybridnas.study.surrogate import (
+    Encoding,
+    Floats,
+    Params,
+    corrected,
+    expected_hypervolume_improvement,
+    regress,
+)
 
 TINY = SearchSpace.load("tiny")
 BUDGET = Budget(ms=4.0)
@@ -320,3 +328,53 @@ def test_what_ended_a_lower_rung_alone_helps_to_foresee_the_highest() -> None:
         return float(np.abs(mean - [late for _, late in others]).mean())
 
     assert error((1, 3), records) < 0.6 * error((3,), records[:10])
+
+
+@pytest.mark.parametrize(
+    ("ms", "num_targets", "worst"),
+    [(4.0, 1, 4.0), (None, 1, None), ((4.0, 9.0), 2, 1.0), (None, 2, None), (4.0, 2, 1.0)],
+)
+def test_what_the_area_ends_at(ms: float | tuple[float, ...] | None, num_targets: int, worst: float | None) -> None:
+    assert Budget(ms).worst_allowed(num_targets) == worst
+
+
+def proposed(budget: Budget, foresee: Callable[[Architecture], list[Cost] | None], count: int = 16) -> Params:
+    """After so many trained designs."""
+    generator = random.Random(3)
+    records: list[TrialRecord] = []
+    while len(records) < count:
+        each = record(len(records), TINY.sample(lambda _, values: generator.choice(values)))
+        records += [each] if each.accuracies else []
+    sampler = CostAwareSampler(TINY, records, budget, foresee, [1.0], 0)
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+    trial = study.ask()
+    suggest(trial, TINY)
+    return trial.params
+
+
+def test_a_loose_budget_is_as_good_as_none() -> None:
+    def unknown(architecture: Architecture) -> None:
+        return None
+
+    assert proposed(Budget(ms=1e6), unknown) == proposed(Budget(), unknown)
+
+
+def test_where_all_that_was_looked_up_is_over_the_budget_more_is_looked_up() -> None:
+    said: dict[str, bool] = {}
+
+    def foresee(architecture: Architecture) -> list[Cost]:
+        held = said.setdefault(architecture.key, len(said) >= cost_aware.SHORTLIST)
+        return [cost(2.0 if held else 9.0, timed=False)]
+
+    params = proposed(BUDGET, foresee)
+    chosen = suggest(optuna.trial.FixedTrial(params), TINY)
+    assert len(said) > cost_aware.SHORTLIST and said[chosen.key]
+
+
+def test_a_later_rung_of_a_few_trials_does_not_turn_the_first_upside_down() -> None:
+    def first(points: Floats) -> tuple[Floats, Floats]:
+        return points[:, 0], np.full(len(points), 0.1)
+
+    seen = np.array([[0.50], [0.51], [0.52], [0.53]])
+    _, doubt = corrected(first, seen, np.array([0.80, 0.79, 0.77, 0.76]))(np.array([[0.5]]))
+    assert doubt < 0.1  # of the first rung's own doubt nothing is left where its order tells nothing
