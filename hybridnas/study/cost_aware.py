@@ -22,7 +22,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from scipy.special import ndtr
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from hybridnas.architecture import Architecture, Value
 from hybridnas.cost.measure import MARGIN, Budget, Cost
@@ -117,7 +117,7 @@ class CostAwareSampler(BaseSampler):
         if not trial.system_attrs.get("fixed_params"):
             running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
             waiting = [each.params for each in running if each.number != trial.number]
-            with threadpool_limits(1, "blas"):  # small matrices: threads are slower, and trainings want the cores
+            with self._libraries.limit(limits=1, user_api="blas"):  # for small matrices threads are slower
                 self._proposal = self._propose(random.Random(derive_seed(self.seed, len(self.records))), waiting)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -138,6 +138,11 @@ class CostAwareSampler(BaseSampler):
             return self._proposal[param_name]
         sampler = RandomSampler(seed=derive_seed(self.seed, trial.number, param_name))
         return sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    @cached_property
+    def _libraries(self) -> ThreadpoolController:
+        """Those for linear algebra, looked for once: a Ctrl-C just then is lost in a callback of the loader's."""
+        return ThreadpoolController()
 
     @cached_property
     def _pool(self) -> list[Candidate]:
