@@ -10,6 +10,7 @@ import io
 import signal
 import sys
 from collections.abc import Sequence
+from threading import Timer, main_thread
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 STOPPED = 130
+#: How long after a Ctrl-C that Python could not raise it comes again.
+AGAIN_S = 0.01
 
 #: What the system says of a file or folder that is not the user's to read or write, or is none.
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
@@ -47,10 +50,20 @@ def wide_console() -> Console:
 def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code. Being asked to end (SIGTERM) is what Ctrl-C is; a second time, at once."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.unraisablehook = _come_again
     for stream in (sys.stdout, sys.stderr):  # names of files need not be UTF-8
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     sys.exit(exit_code(app, arguments))
+
+
+def _come_again(lost: sys.UnraisableHookArgs) -> None:
+    """In a finalizer or a callback of C nothing can be raised: a Ctrl-C that fell into one is sent anew."""
+    if sys.platform != "win32" and isinstance(lost.exc_value, KeyboardInterrupt):
+        # To this thread, as it may sleep: a signal to the process may wake another.
+        Timer(AGAIN_S, signal.pthread_kill, (main_thread().ident, signal.SIGTERM)).start()
+    else:
+        sys.__unraisablehook__(lost)
 
 
 def exit_code(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:

@@ -53,6 +53,45 @@ COMMANDS = (
 )
 
 
+FALLS_INTO = {
+    "finalizer": """
+class Caught:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        len("the next instruction")
+
+begin = Caught
+""",
+    "callback of C": """
+@ctypes.CFUNCTYPE(None)
+def begin():
+    os.kill(os.getpid(), signal.SIGTERM)
+    len("the next instruction")
+""",
+}
+
+
+@pytest.mark.parametrize("there", FALLS_INTO)
+def test_a_ctrl_c_that_python_cannot_raise_is_not_lost(there: str) -> None:
+    code = f"""
+import ctypes, os, signal, time, typer
+from hybridnas.cli import run
+{FALLS_INTO[there]}
+app = typer.Typer()
+
+@app.command()
+def command():
+    begin()
+    time.sleep(60)
+    print("slept")
+
+run(app, [])
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
+    assert (ended.returncode, ended.stdout) == (130, ""), ended.stderr
+    assert ended.stderr == "hybridnas: stopped; what finished is kept.\n"
+
+
 def test_all_commands_have_one_roof() -> None:
     """As the explorer and model cards name them."""
     help_of = subprocess.run([sys.executable, "-m", "hybridnas", "--help"], capture_output=True, text=True, check=True)
