@@ -40,6 +40,11 @@ def parse_counts(value: Any) -> Any:
     return tuple(int(number) for number in value.split(","))
 
 
+def parse_auto(value: Any) -> Any:
+    """'auto' as None; anything else goes back as it came."""
+    return None if value == "auto" else value
+
+
 def counts(flag: str, text: str) -> tuple[int, ...]:
     """The numbers that a flag was given.
 
@@ -159,7 +164,7 @@ class SearchConfig(Settings):
     frozen_table: bool = False
     baselines: Literal["zoo", "timm", "none"] = "zoo"
     baseline_weights: str | None = None
-    workers: Count = 1
+    workers: Annotated[Count | None, BeforeValidator(parse_auto)] = 1  # None, or "auto": as many as pay
     executor: Literal["local", "ray"] = "local"
     ray_address: str | None = None
     storage: str | None = None

@@ -66,7 +66,12 @@ def search(
         ),
     ] = False,
     workers: Annotated[
-        int | None, option(help="Processes that train, each with its share of the cores. Default: 1.", panel=RUN)
+        str | None,
+        option(
+            help="Processes that train, each with its share of the cores. Default: auto, which is 1, but on a CPU and "
+            "for images up to 64 px one for each core, 4 at most.",
+            panel=RUN,
+        ),
     ] = None,
     executor: Annotated[
         str | None, option(help="Where workers run: local (default), or ray: on a Ray cluster.", panel=RUN)
@@ -190,6 +195,8 @@ def search(
         if rungs:
             raise typer.BadParameter("--no-rungs and --rungs exclude each other: give one of them.")
         given["rungs"] = ()
+    if not resume:
+        given.setdefault("workers", "auto")
     del given["resume"]
     position = given.pop("folder", None)
     if position is not None:

@@ -20,6 +20,22 @@ from hybridnas.study.executors import Executor, Serial
 from hybridnas.study.on_ray import OnRay
 from hybridnas.study.workers import Workers
 
+#: Of a search that may have as many as pay.
+MOST_WORKERS = 4
+
+
+def workers_that_pay(config: SearchConfig, device: str, *, small_images: bool) -> int:
+    """How many trainings at once use this machine best, where none were asked for.
+
+    On a CPU networks for small images gain little from threads (experiments/throughput), so that each core has one of
+    its own, up to a few and as far as memory goes. Others have all cores, or the device, to themselves, as has what is
+    to repeat exactly; and of a cluster nothing is known here.
+    """
+    if device != "cpu" or not small_images or config.frozen_table or config.executor == "ray":
+        return 1
+    fitting = psutil.virtual_memory().available // psutil.Process().memory_info().rss
+    return max(1, min(MOST_WORKERS, available_cores(), fitting))
+
 
 def share_of_cores(workers: int) -> int:
     """CPU cores for each of some processes."""
@@ -28,6 +44,7 @@ def share_of_cores(workers: int) -> int:
 
 def workers_here(config: SearchConfig) -> int:
     """How many trainings share this machine's cores: on a Ray cluster, which has its own, none does."""
+    assert config.workers
     return 1 if config.ray_address else config.workers
 
 
@@ -43,6 +60,7 @@ def open_places(config: SearchConfig, trainer: Trainer, image_size: int, console
     Raises:
         WorkerError: processes that train cannot be started.
     """
+    assert config.workers
     told = config.model_copy(update={"storage": None})  # whose password is no other process's business
     setup = partial(_set_up, told, image_size, trainer.dataset.fingerprint())
     if config.executor == "ray":

@@ -11,9 +11,7 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
-
-from hybridnas.study.run import Run
+from processes import BRISK
 
 # Machines that test are shared: a slow example says nothing about the code.
 hypothesis.settings.register_profile("no deadline", deadline=None)
@@ -77,13 +75,11 @@ def _own_locks() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _no_pauses() -> Iterator[None]:
-    """Of searches in the test's own process: timers and exported files are timed at once, and not for long."""
+def _brisk() -> Iterator[None]:
+    """Searches in the test's own process; those that a test starts as a command take their time, and draw all."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hybridnas.cost.latency.READINGS", 1)
-        patch.setattr("hybridnas.cost.latency.READ_ON_S", 0.0)
-        patch.setattr("hybridnas.finishing.PAUSE_S", 0.0)
-        patch.setattr("hybridnas.finishing.SITTING_S", 0.2)
+        for name, value in BRISK.items():
+            patch.setattr(name, value)
         yield
 
 
@@ -91,21 +87,3 @@ def _no_pauses() -> Iterator[None]:
 def _one_thread() -> None:
     """Small networks gain nothing from threads that fight for cores with other processes."""
     torch.set_num_threads(1)
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _no_figures() -> Iterator[None]:
-    """A search in a test's own process draws nothing but its page: figures take longer than it does.
-
-    Those that a test starts as a command draw all, as do the tests of figures.
-    """
-    import hybridnas.pipeline
-
-    def write_page(run: Run, console: Console) -> None:
-        from hybridnas.report.explorer import write_explorer
-
-        write_explorer(run, run.folder / "explorer.html")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hybridnas.pipeline, "_draw", write_page)
-        yield

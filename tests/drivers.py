@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from murders import make_timer
+from processes import be_brisk
 
 import hybridnas.timing
 from hybridnas import SearchConfig, run_search
@@ -18,6 +19,7 @@ from hybridnas.proxy.training import Trainer
 
 def main() -> None:
     space, data, folder, url, trials = sys.argv[1:]
+    be_brisk()
     hybridnas.timing.Timer = make_timer  # type: ignore[attr-defined, misc, assignment]
     train = Trainer.train
 
@@ -38,6 +40,7 @@ def main() -> None:
             out=Path(folder),
             storage=url,
             study="shared",
+            baselines="none",
         )
     )
 

@@ -231,7 +231,7 @@ def test_a_name_that_another_search_took_meanwhile(tmp_path, monkeypatch, space_
 @pytest.fixture
 def with_workers(tmp_path, space_file, npz_file) -> tuple[object, ...]:
     """A search by two workers."""
-    given = ("--space", space_file, "--data", npz_file, "--epochs", 8, "--trials", 8, "--threads", 1, "--workers", 2)
+    given = ("--space", space_file, "--data", npz_file, "--epochs", 4, "--trials", 8, "--threads", 1, "--workers", 2)
     return "search", *given, "--baselines", "none", "--out", tmp_path / "run"
 
 
@@ -296,7 +296,9 @@ def workers_of(process: subprocess.Popen[str] | Warm) -> list[psutil.Process]:
 def test_a_frozen_table_that_lacks_what_is_needed(tmp_path, monkeypatch, space_file, npz_file):
     monkeypatch.setenv("HYBRIDNAS_CACHE", str(tmp_path))
     monkeypatch.setattr("hybridnas.timing.Timer", murders.make_timer)
-    config = SearchConfig(space=str(space_file), data=str(npz_file), epochs=1, trials=3, threads=1, frozen_table=True)
+    config = SearchConfig(
+        space=str(space_file), data=str(npz_file), epochs=1, trials=3, threads=1, frozen_table=True, baselines="none"
+    )
     with pytest.raises(ConfigError, match="has no times of cpu in this runtime, precision, number of threads"):
         run_search(config.model_copy(update={"out": tmp_path / "a"}))
     run_search(config.model_copy(update={"out": tmp_path / "b", "frozen_table": False, "trials": 1}))

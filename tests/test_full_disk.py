@@ -74,7 +74,8 @@ def test_what_there_is_no_room_to_add_is_not_half_added(disk):
 
 def test_a_search_stops_and_goes_on_when_there_is_room(disk, space_file, npz_file):
     folder = disk / "run"
-    flags = ("--space", space_file, "--data", npz_file, "--epochs", 1, "--trials", 6, "--threads", 1, "--out", folder)
+    given = ("--space", space_file, "--data", npz_file, "--epochs", 1, "--trials", 6, "--threads", 1)
+    flags = (*given, "--baselines", "none", "--out", folder)
     process = Warm("search", *flags)
     wait_for_rows(folder / "trials.csv", 2)
     ballast = fill(disk)

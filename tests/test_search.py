@@ -530,7 +530,8 @@ def test_the_neighbours_of_a_design(tmp_path: Path, npz_file: Path) -> None:
     )
     file = tmp_path / "mine.json"
     file.write_text(design.to_json())
-    config = SearchConfig(around=str(file), data=str(npz_file), trials=2, epochs=1, out=tmp_path / "run", threads=1)
+    given = {"trials": 2, "epochs": 1, "threads": 1, "baselines": "none"}
+    config = SearchConfig(around=str(file), data=str(npz_file), out=tmp_path / "run", **given)
     run = run_search(config)
     assert run.trials.design[0] == "mine"
     assert run.architecture(0).families == design.families

@@ -123,9 +123,9 @@ def _read(path):
 
 def test_a_run_is_trained_on(train, space_file, npz_file, tmp_path):
     config = SearchConfig(
-        space=str(space_file), data=str(npz_file), epochs=1, trials=2, threads=1, seed=5, out=tmp_path / "searched"
+        space=str(space_file), data=str(npz_file), epochs=1, trials=2, threads=1, seed=5, baselines="none"
     )
-    run = run_search(config)
+    run = run_search(config.model_copy(update={"out": tmp_path / "searched"}))
     code, out, _ = train("--epochs", 1, "--freeze-backbone", what=tmp_path / "searched", data=None)
     assert code == 0 and "bands" in out  # the run's data
     written = _read(tmp_path / "out" / "best" / "architecture.json")

@@ -20,7 +20,8 @@ from hybridnas.trusting import attention_share, spread_sample
 @pytest.fixture(scope="module")
 def searched(space_file, npz_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "searched"
-    run_search(SearchConfig(space=str(space_file), data=str(npz_file), epochs=1, trials=7, threads=1, out=folder))
+    given = {"epochs": 1, "trials": 7, "threads": 1, "baselines": "none"}
+    run_search(SearchConfig(space=str(space_file), data=str(npz_file), out=folder, **given))
     return folder
 
 
@@ -173,6 +174,7 @@ def test_share_of_attention(searched):
 
 def test_a_run_with_an_image_size_of_its_own(space_file, tmp_path, capsys):
     """The space of the run folder still says another size."""
-    run_search(SearchConfig(space=str(space_file), image_size=8, trials=3, epochs=1, threads=1, out=tmp_path / "run"))
+    given = {"epochs": 1, "trials": 3, "threads": 1, "baselines": "none"}
+    run_search(SearchConfig(space=str(space_file), image_size=8, out=tmp_path / "run", **given))
     assert exit_code(app, [str(tmp_path / "run"), "--networks", "3", "--epochs", "2"]) == 0
     assert "3 networks" in capsys.readouterr().out

@@ -11,6 +11,8 @@ import torch
 from rich.console import Console
 
 from hybridnas import SearchConfig, working
+from hybridnas.cli import exit_code
+from hybridnas.search import app
 from hybridnas.study.executors import Serial
 
 
@@ -24,6 +26,54 @@ def test_on_a_cluster_that_is_elsewhere_no_cores_of_this_machine_are_shared_out(
     assert working.workers_here(SearchConfig(workers=4)) == 4
     assert working.workers_here(SearchConfig(workers=4, executor="ray")) == 4
     assert working.workers_here(SearchConfig(workers=4, executor="ray", ray_address="head:6379")) == 1
+
+
+@pytest.mark.parametrize(
+    ("cores", "free", "given", "device", "small", "workers"),
+    [
+        (2, 1e12, {}, "cpu", True, 2),
+        (64, 1e12, {}, "cpu", True, 4),
+        (64, 1.0, {}, "cpu", True, 1),
+        (64, 1e12, {}, "cpu", False, 1),
+        (64, 1e12, {}, "cuda", True, 1),
+        (64, 1e12, {"frozen_table": True}, "cpu", True, 1),
+        (64, 1e12, {"executor": "ray"}, "cpu", True, 1),
+    ],
+)
+def test_how_many_workers_pay(
+    monkeypatch: pytest.MonkeyPatch,
+    cores: int,
+    free: float,
+    given: dict[str, object],
+    device: str,
+    small: bool,
+    workers: int,
+) -> None:
+    monkeypatch.setattr(working, "MOST_WORKERS", 4)
+    monkeypatch.setattr(working, "available_cores", lambda: cores)
+    monkeypatch.setattr(working.psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
+    config = SearchConfig(**given)  # type: ignore[arg-type]
+    assert working.workers_that_pay(config, device, small_images=small) == workers
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ([], {"workers": None}),
+        (["--workers", "auto"], {"workers": None}),
+        (["--workers", "3"], {"workers": 3}),
+        (["--resume"], {}),
+    ],
+)
+def test_the_command_takes_as_many_as_pay(
+    monkeypatch: pytest.MonkeyPatch, flags: list[str], told: dict[str, int | None]
+) -> None:
+    """In Python one is the default; a run that goes on has those that it had."""
+    seen: list[SearchConfig] = []
+    monkeypatch.setattr("hybridnas.pipeline.run_search", lambda config, **_: seen.append(config))
+    assert exit_code(app, flags) == 0
+    assert seen == [SearchConfig(**told)] and seen[0].model_fields_set == {*told}  # type: ignore[arg-type]
+    assert SearchConfig().workers == 1
 
 
 def test_on_several_gpus_workers_have_one_each_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:

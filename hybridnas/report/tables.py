@@ -15,7 +15,9 @@ NUM_ROWS = 12
 
 
 def front_table(run: Run) -> Table:
-    """The front, fastest first, and the known designs and the winner that are not on it; the winner is marked.
+    """The front, fastest first, and the known designs and what was confirmed that are not on it; the winner is marked.
+
+    What was confirmed also has the accuracy of its longer trainings.
 
     With several targets it is the robust front, with the milliseconds on each.
     """
@@ -29,7 +31,10 @@ def front_table(run: Run) -> Table:
         latencies = {"p50 ms": "latency_ms_p50", "p95 ms": "latency_ms_p95"}
     front = run.front()
     winner = run.result.get("winner")
-    shown = run.trials[(run.trials.status == "complete") & (run.trials.design != "") | (run.trials.number == winner)]
+    confirmed = [row for row in run.result.get("confirmed", ()) if row["epochs"] > (run.config.epochs or 0)]
+    longer = {row["number"]: f"{100 * row['accuracy']:.1f} %" for row in confirmed}
+    complete = (run.trials.status == "complete") & ((run.trials.design != "") | run.trials.number.isin([*longer]))
+    shown = run.trials[complete | (run.trials.number == winner)]
     others = shown[~shown.number.isin(front.number)]
     which = (
         "Robust front (accuracy against the worst latency over its budget)"
@@ -42,6 +47,8 @@ def front_table(run: Run) -> Table:
     table.add_column("families", overflow="fold")
     table.add_column("px", justify="right")
     table.add_column("accuracy", justify="right")
+    if longer:
+        table.add_column(f"{confirmed[0]['epochs']} epochs", justify="right")
     for name in latencies:
         table.add_column(Text(name), justify="right", overflow="fold")
     table.add_column("MMAC", justify="right")
@@ -49,22 +56,23 @@ def front_table(run: Run) -> Table:
     for part, style in ((front.tail(NUM_ROWS), ""), (others, "dim")):
         for _, row in part.sort_values("worst_latency").iterrows():
             table.add_row(
-                *_cells(row, list(latencies.values())),
+                *_cells(row, list(latencies.values()), [longer.get(row.number, "")] if longer else []),
                 style="bold green" if row.number == winner else style,
             )
         table.add_section()
     if len(others):
-        table.caption = "below the line: known designs, and the winner, that are not on the front"
+        table.caption = "below the line: known designs, and what was trained longer, that are not on the front"
     return table
 
 
-def _cells(row: pd.Series[Any], latencies: list[str]) -> list[str | Text]:
+def _cells(row: pd.Series[Any], latencies: list[str], longer: list[str]) -> list[str | Text]:
     return [
         str(row.number),
         row.layout,
         Text(row.families + (f" ({row.design})" if row.design else "")),
         str(row.image_size),
         f"{100 * row.accuracy:.1f} %",
+        *longer,
         *(f"{row[name]:.2f}" for name in latencies),
         f"{row.macs / 1e6:.2f}",
         f"{row.params / 1e3:.0f} k",

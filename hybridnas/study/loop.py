@@ -43,6 +43,8 @@ TOO_MUCH = 2
 #: After so many proposals of the sampler in a row that were tried before, points are drawn at random; after so many of
 #: these, the space is taken to be searched through.
 STUBBORN, EXHAUSTED = 3, 100
+#: Of so many times those that go on from a rung a stopped training is kept, as they may yet.
+NEAR = 2
 #: A search ends after so many trainings in a row that did not fit into the time that is left.
 TOO_LONG = 3
 
@@ -157,6 +159,8 @@ class Search:
         fresh = sum(running.record.rung == 0 and not running.record.accuracies for running in self._running.values())
         if going_on is None and trials is not None and self.num_begun + fresh >= trials:
             return False
+        if going_on is None and seconds_left() < self._seconds_to_the_end():
+            going_on = self._promoted(seconds_left())
         if seconds_left() < self._typical_seconds(going_on) or (going_on is None and self._in_vain >= BARREN):
             if going_on is not None:
                 self._release(going_on, going_on.rung + 1)
@@ -431,14 +435,21 @@ class Search:
             self._ordered.clear()
         self.records[place : place + 1] = [record]
 
-    def _promoted(self) -> TrialRecord | None:
-        """The trial that goes on to the next rung, from the highest rung that has one."""
+    def _promoted(self, in_time: float | None = None) -> TrialRecord | None:
+        """The trial that goes on to the next rung, from the highest rung that has one.
+
+        Args:
+            in_time: Seconds that are left, where no new design would come to its end in them. Then not only the best
+                third may go on, if they would.
+        """
         for rung in reversed(range(len(self.rungs) - 1)):
             ended, order, gone_on = self._standings(rung)
-            places = num_places(len(ended))
+            places = num_places(len(ended)) * (1 if in_time is None else NEAR)
             for row in order[:places]:
                 if len(gone_on) >= places:
                     break
+                if in_time is not None and self._seconds_to_the_end(ended[row]) > in_time:
+                    continue
                 if row not in gone_on and self._claimed_rung(ended[row], rung + 1):
                     return ended[row]
                 if (ended[row].architecture.key, rung + 1) not in self._did_not_fit:
@@ -457,7 +468,7 @@ class Search:
         found = []
         for rung in range(len(self.rungs) - 1):
             ended, order, gone_on = self._standings(rung)
-            near = order[: 2 * num_places(len(ended))]
+            near = order[: NEAR * num_places(len(ended))]
             found += [ended[row] for row in near if row not in gone_on]
         return found
 
@@ -482,6 +493,12 @@ class Search:
         rung = going_on.rung + 1 if going_on else 0
         epochs = self.rungs[rung] - (len(going_on.accuracies) if going_on else 0)
         return 0.5 * epochs * statistics.median(record.seconds / len(record.accuracies) for record in trained)
+
+    def _seconds_to_the_end(self, going_on: TrialRecord | None = None) -> float:
+        """What training takes up to the last epoch, of one that goes on or of a new design, by what epochs took."""
+        trained = [going_on] if going_on else [record for record in self.records if record.accuracies]
+        epochs = self.rungs[-1] - (len(going_on.accuracies) if going_on else 0)
+        return epochs * statistics.median([record.seconds / len(record.accuracies) for record in trained] or [0.0])
 
     def _over_budget(self, *, hurried: bool = False) -> BudgetError:
         timed = [r for r in self.records if r.cost.milliseconds is not None]

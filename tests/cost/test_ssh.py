@@ -502,6 +502,7 @@ def test_a_search_against_another_machine(server, space_file, npz_file, tmp_path
         epochs=1,
         trials=1,
         threads=1,
+        baselines="none",
         out=tmp_path / "run",
     )
     run = run_search(config)

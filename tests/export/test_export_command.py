@@ -54,8 +54,8 @@ def finished(space_file: Path, npz_file: Path, tmp_path_factory: pytest.TempPath
         patch.setattr("hybridnas.study.loop.Objective.best", lambda self, records: _done(records)[:2])
         run_search(
             SearchConfig(
-                space=str(space_file), data=str(npz_file), epochs=1, rungs="1", trials=3, threads=1, out=folder
-            )
+                space=str(space_file), data=str(npz_file), epochs=1, rungs="1", trials=3, threads=1, baselines="none"
+            ).model_copy(update={"out": folder})
         )
     return folder
 

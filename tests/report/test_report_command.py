@@ -110,6 +110,23 @@ def test_names_in_the_table_of_the_front_are_printed_as_they_are(folders: list[P
     assert f"({name})" in console.export_text()
 
 
+def test_what_was_trained_longer_has_both_accuracies_in_the_table(folders: list[Path]) -> None:
+    run = Run.load(folders[0])
+    complete = run.trials[run.trials.status == "complete"].sort_values("accuracy").number.tolist()
+    confirmed = [
+        {"number": complete[0], "accuracy": 0.875, "epochs": 2 * (run.config.epochs or 0)},
+        {"number": complete[1], "accuracy": 0.625, "epochs": run.config.epochs},  # there was no time
+    ]
+    run.result.update(confirmed=confirmed)
+    console = Console(record=True, width=250)
+    console.print(front_table(run))
+    text = console.export_text()
+    assert f"{2 * (run.config.epochs or 0)} epochs" in text and "87.5 %" in text and "62.5 %" not in text
+    run.result.update(confirmed=confirmed[1:])
+    console.print(front_table(run))
+    assert " epochs" not in console.export_text()
+
+
 def test_unlike_trainings_are_said_and_unlike_data_refused(folders: list[Path], tmp_path: Path) -> None:
     longer = write_run(tmp_path / "longer", trials=14, epochs=9)
     first = Run.load(folders[0])

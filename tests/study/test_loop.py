@@ -498,6 +498,24 @@ def test_the_best_third_of_each_rung_goes_on(make_search: MakeSearch, tmp_path: 
     assert table(search.records).status.value_counts().to_dict() == {"pruned": 8, "complete": 1}
 
 
+@pytest.mark.parametrize(("left", "begun", "ended"), [(2.4, 6, 3), (1.9, 6, 2), (3.4, 7, 2)])
+def test_in_the_last_seconds_what_may_yet_end_goes_on(
+    make_search: MakeSearch, left: float, begun: int, ended: int
+) -> None:
+    """An epoch takes a second; whole trainings have three, and those that were stopped need two more."""
+    search = make_search(rungs=(1, 3))
+    search.run(trials=6, seconds_left=forever)
+    search.records[:] = [replace(record, seconds=len(record.accuracies)) for record in search.records]
+    search._ordered.clear()
+    trials, order, gone_on = search._standings(0)
+    best = next(trials[row].number for row in order if row not in gone_on)
+    before = list(search.records)
+    search.run(trials=None, seconds_left=lambda: left if search.records == before else 0.0)
+    assert len(search.records) == begun
+    done = {record.number for record in search.records if record.status == "complete"}
+    assert len(done) == ended and (best in done) == (ended == 3)
+
+
 def test_at_a_rung_it_goes_on_from_where_it_stopped(make_search: MakeSearch, tmp_path: Path) -> None:
     search = make_search(rungs=(1, 3))
     search.run(trials=6, seconds_left=forever)

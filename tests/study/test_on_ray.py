@@ -31,19 +31,21 @@ CLUSTER = """
 import sys, threading, time
 from pathlib import Path
 from murders import make_timer
+from processes import be_brisk
 from ray.cluster_utils import Cluster
 import hybridnas.timing, hybridnas.working
 from hybridnas import SearchConfig, run_search
 from hybridnas.study.on_ray import OnRay
 
 space, data, folder = sys.argv[1:]
+be_brisk()
 hybridnas.timing.Timer = make_timer
 QUICK = {"health_check_period_ms": 500, "health_check_failure_threshold": 4}  # to see that a node is lost
 head = {"num_cpus": 0, "include_dashboard": False, "_system_config": QUICK}
 cluster = Cluster(initialize_head=True, head_node_args=head)
 lost, _ = cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)
 cluster.wait_for_nodes()
-config = dict(epochs=3, rungs=(1,), threads=1, executor="ray", ray_address=cluster.address, workers=2)
+config = dict(epochs=3, rungs=(1,), threads=1, executor="ray", ray_address=cluster.address, workers=2, baselines="none")
 
 make, again = hybridnas.working._set_up, OnRay._lost
 
