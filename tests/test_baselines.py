@@ -415,11 +415,12 @@ def test_the_interval_of_a_difference() -> None:
     assert margin_of_difference(every[0], every[1], every, 10**6) == pytest.approx(4.3027 * deviation, rel=1e-4)
     one_seed = margin_of_difference(every[0], every[2], every, 10**6)
     assert one_seed == pytest.approx(4.3027 * deviation * 1.5**0.5, rel=1e-4)
-    both = (0.8 * 0.2 + 0.5 * 0.5) / 400
+    # Of 403.84 images as if 321.92 were right, and 201.92 (Agresti and Coull, 1998).
+    both = (0.79715 * 0.20285 + 0.5 * 0.5) / 403.8415
     assert margin_of_difference((0.8,), (0.5,), [(0.8,), (0.5,)], 400) == pytest.approx(1.95996 * both**0.5, rel=1e-4)
     # Two seeds that agree by chance do not make it sure: on 0.3 of the images, at least, one alone is right.
     found = margin_of_difference((0.8,), (0.5, 0.5), [(0.8,), (0.5, 0.5)], 400)
-    assert found == pytest.approx(1.95996 * (0.3 * 0.7 / 400) ** 0.5, rel=1e-4)
+    assert found == pytest.approx(1.95996 * (0.301903 * 0.698097 / 403.8415) ** 0.5, rel=1e-4)
 
 
 def row(kind: str, gain: float, margin: float, ms: float, **fields: Any) -> dict[str, Any]:

@@ -179,8 +179,15 @@ def _luck(every: Sequence[Sequence[float]]) -> float | None:
 
 
 def _of_images(accuracies: Sequence[float], num_images: int) -> float:
-    """Half the interval that the number of images leaves open, of an accuracy or a difference of two."""
-    return float(ndtri((1 + LEVEL) / 2)) * math.sqrt(sum(each * (1 - each) for each in accuracies) / num_images)
+    """Half the interval that the number of images leaves open, of an accuracy or a difference of two.
+
+    Nothing is sure of few images, though all of them were right (Agresti and Coull, 1998: as if there were a few more,
+    half of them right).
+    """
+    z = float(ndtri((1 + LEVEL) / 2))
+    count = num_images + z**2
+    shares = [(each * num_images + z**2 / 2) / count for each in accuracies]
+    return z * math.sqrt(sum(share * (1 - share) for share in shares) / count)
 
 
 def longer(recipe: Recipe) -> Recipe:

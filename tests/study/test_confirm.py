@@ -73,9 +73,10 @@ def test_an_interval_follows_from_the_seeds():
 
 
 def test_without_several_seeds_or_where_these_agree_by_chance_it_follows_from_the_images():
-    half = 1.95996 * (0.8 * 0.2 / 400) ** 0.5
+    half = 0.039219  # Agresti and Coull's for 320 of 400
     assert margins([confirmed(0.8)], 400) == pytest.approx([half], rel=1e-4)
     assert margins([confirmed(0.8), confirmed(0.8, 0.8)], 400) == pytest.approx([half, half], rel=1e-4)
+    assert margins([confirmed(1.0)], 54) == pytest.approx([0.046177], rel=1e-4)  # all right, and yet not sure
 
 
 def test_a_first_training_may_take_what_is_kept_for_baselines():
