@@ -33,7 +33,7 @@ from hybridnas.space import SearchSpace
 from hybridnas.space.around import around
 from hybridnas.study.run import check_goes_on, free_folder, newest_folder, read_settings, write_settings
 from hybridnas.study.sharing import check_server, without_password
-from hybridnas.working import share_of_cores, workers_here, workers_that_pay
+from hybridnas.working import share_of_cores, workers_here
 from hybridnas.zoo.of_timm import BACKBONES, given_weights
 
 #: Where runs lie that were not given a folder.
@@ -123,7 +123,6 @@ def resolved(config: SearchConfig, *, space: str) -> SearchConfig:
         "device": best_device(),
         "target": best_device(),
         "threads": available_cores(),
-        "workers": workers_that_pay(config, config.device or best_device(), small_images=space == "tiny"),
     }
     config = config.model_copy(update={n: value for n, value in defaults.items() if getattr(config, n) is None})
     assert config.epochs

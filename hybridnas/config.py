@@ -41,8 +41,13 @@ def parse_counts(value: Any) -> Any:
 
 
 def parse_auto(value: Any) -> Any:
-    """'auto' as None; anything else goes back as it came."""
-    return None if value == "auto" else value
+    """'auto' as None, '4' as 4; what is no text goes back as it came."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip().lower()
+    if text != "auto" and not re.fullmatch(r"[+-]?\d+", text):
+        raise ValueError(f"must be a number of processes or auto, got {value!r}")
+    return None if text == "auto" else int(text)
 
 
 def counts(flag: str, text: str) -> tuple[int, ...]:

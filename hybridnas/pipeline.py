@@ -45,7 +45,7 @@ from hybridnas.study.objective import Objective
 from hybridnas.study.run import Run, free_folder, new_folder
 from hybridnas.study.storage import Storage
 from hybridnas.timing import about_timer, compare_with_last_time, open_timers, warn_of_drift
-from hybridnas.working import open_places, share_of_cores, workers_here
+from hybridnas.working import open_places, share_of_cores, workers_here, workers_that_pay
 
 #: Of the allowed time, what is kept for confirming; and the seconds that exporting, timing what was exported and
 #: drawing take, with an ONNX file and without.
@@ -105,14 +105,17 @@ def run_search(
     space, designs = stored_space(config, folder) if resume else new_space(config)
     device = local_device(str(config.device))
     weights = weights_of(config)
-    dataset = _load(source, config, max(space.file.image_size), console)
+    image_size = max(space.file.image_size)
+    dataset = _load(source, config, image_size, console)
+    if config.workers is None:
+        config = config.model_copy(update={"workers": workers_that_pay(config, image_size)})
     say(
         console,
         f"space  {space.name}: {space.size:.3g} architectures, {len(space.layouts())} known layouts"
         + (f", {len(designs)} designs to try first" if designs else ""),
     )
 
-    timers = open_timers(config, max(space.file.image_size), folder if resume else None, console)
+    timers = open_timers(config, image_size, folder if resume else None, console)
     if not resume:
         compare_with_last_time(timers, config, console)
     budget = Budget(config.budget_ms, config.budget_macs, config.budget_params)
@@ -135,7 +138,7 @@ def run_search(
             begin(free_folder(folder, folder), config, space, designs, timers, dataset)
         say(console, f"run    {folder}")
         trainer = _trainer(dataset, device, folder, workers=workers_here(config))
-        places = stack.enter_context(closing(open_places(config, trainer, max(space.file.image_size), console)))
+        places = stack.enter_context(closing(open_places(config, trainer, image_size, console)))
         table = stack.enter_context(closing(Table(folder / TABLE if config.frozen_table else None)))
         display = stack.enter_context(SearchDisplay(console, config, started))
         objective = Objective(config.objective)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -28,6 +29,10 @@ def profile(
     threads: Annotated[int | None, typer.Option(help="CPU threads. Default: all cores.", min=1)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a list of JSON objects.")] = False,
     latency: Annotated[bool, typer.Option("--latency/--no-latency", help="Whether to time, or count only.")] = True,
+    draw: Annotated[
+        Path | None,
+        typer.Option(help="A folder for drawings of the architectures, with the stages' shares of latency."),
+    ] = None,
 ) -> None:
     """Measure networks on this machine and print them side by side.
 
@@ -50,6 +55,7 @@ def profile(
         precision=precision,
         threads=threads,
         latency=latency,
+        draw=draw,
         tell=lambda line: typer.echo(line, err=True),
     )
     if every:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -16,11 +18,17 @@ from hybridnas import zoo
 from hybridnas.architecture import Architecture
 from hybridnas.cost.latency import Timer, available_cores
 from hybridnas.cost.macs import UncountedOperatorError, count_macs
+from hybridnas.cost.predict import Counter, Predictor
 from hybridnas.cost.reference import reference_for
 from hybridnas.cost.runtimes import Setting
+from hybridnas.cost.table import Table
 from hybridnas.cost.targets import best_device
 from hybridnas.errors import CannotRun, ConfigError, UserError, ZooError, first_clause
 from hybridnas.model import build, image_batch, num_params
+from hybridnas.starting import BEST, DESIGN
+
+#: Drawings are written as.
+KINDS = ("png", "svg")
 
 
 def profile_models(
@@ -34,6 +42,7 @@ def profile_models(
     precision: str = "fp32",
     threads: int | None = None,
     latency: bool = True,
+    draw: Path | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> pd.DataFrame:
     """Measure networks on one target, one a row, in the order given.
@@ -59,6 +68,8 @@ def profile_models(
         precision: One of the runtime's.
         threads: CPU threads; None takes all cores.
         latency: False counts only.
+        draw: A folder for drawings of the architectures, NAME.png and NAME.svg, with each stage's share of the latency;
+            None draws none.
         tell: Gets a line before each network.
 
     Returns:
@@ -67,12 +78,15 @@ def profile_models(
         where they can be. What was not timed is None; timm's networks have no layout.
 
     Raises:
-        UserError: an unknown name, target or runtime, or a network that cannot be had or run at that size.
+        UserError: an unknown name, target or runtime, a network that cannot be had or run at that size, or one to draw
+            whose stages are not known.
     """
     setting = Setting(runtime, precision, batch_size, threads or available_cores())
     models = [models] if isinstance(models, str) else models
     target = target or best_device()
     named = {**models} if isinstance(models, Mapping) else {name: read_model(name) for name in models}
+    if draw:
+        _check_drawn(named)
 
     @cache
     def timer(reference: str) -> Timer:
@@ -110,7 +124,51 @@ def profile_models(
             row["latency_ms_p50"], row["latency_ms_p95"] = measured.p50, measured.p95
             row["throughput"] = 1000 * batch_size / measured.p50
         rows.append(row)
+        if draw and model:
+            drawn = replace(model, image_size=size)
+            stage_ms = None
+            if latency:
+                try:
+                    stage_ms = _stage_ms(drawn, num_classes, measured.p50, timer(reference_for(size)))
+                except CannotRun as error:  # a part alone, where the network could be
+                    tell(f"{name} is drawn without shares of latency: {error}")
+            _draw(drawn, stage_ms, draw / _file_name(name))
     return pd.DataFrame(rows)
+
+
+def _check_drawn(named: Mapping[str, Architecture | None]) -> None:
+    """Raise a ConfigError if not each has stages that can be drawn, and a name of its own."""
+    files = [_file_name(name) for name in named]
+    for (name, model), file in zip(named.items(), files, strict=True):
+        if model is None:
+            raise ConfigError(f"--draw: {name} is a model of timm, whose stages are not known here.")
+        if files.count(file) > 1:
+            raise ConfigError(f"--draw: several of these would be drawn as {file}.png.")
+
+
+def _file_name(name: str) -> str:
+    """Of a drawing: a file's name, or, of what lies in a run's best/, the run's."""
+    if not name.endswith(".json"):
+        return name.replace("/", "-")
+    path = Path(name)
+    folders = [part for part in path.parent.parts if part not in (BEST, path.anchor, "..", ".")]
+    return folders[-1] if folders and path.name == DESIGN else path.stem
+
+
+def _stage_ms(architecture: Architecture, num_classes: int, milliseconds: float, timer: Timer) -> list[float]:
+    """What stem, each stage and head take of the milliseconds; parts that the table lacks are timed."""
+    with closing(Table()) as table:
+        predictor = Predictor(Counter(table, num_classes), timer)
+        predictor.fill(predictor.missing([architecture]))
+        return [milliseconds * share for share in predictor.shares(architecture)]
+
+
+def _draw(architecture: Architecture, stage_ms: Sequence[float] | None, path: Path) -> None:
+    from hybridnas.report.drawing import draw_architecture  # matplotlib takes two seconds
+    from hybridnas.report.style import save
+
+    title = f"{path.name}: {'-'.join(architecture.layout) or 'no blocks'}, {architecture.image_size} px"
+    save(draw_architecture(architecture, stage_ms, title), *(path.with_name(f"{path.name}.{kind}") for kind in KINDS))
 
 
 def read_model(name: str) -> Architecture | None:

@@ -20,18 +20,23 @@ from hybridnas.study.executors import Executor, Serial
 from hybridnas.study.on_ray import OnRay
 from hybridnas.study.workers import Workers
 
-#: Of a search that may have as many as pay.
+#: Of a search that may have as many as pay; and pixels a side of images that are small.
 MOST_WORKERS = 4
+SMALL = 64
 
 
-def workers_that_pay(config: SearchConfig, device: str, *, small_images: bool) -> int:
-    """How many trainings at once use this machine best, where none were asked for.
+def workers_that_pay(config: SearchConfig, image_size: int) -> int:
+    """How many trainings at once use this machine best, where none were asked for. The data are loaded by then.
 
     On a CPU networks for small images gain little from threads (experiments/throughput), so that each core has one of
     its own, up to a few and as far as memory goes. Others have all cores, or the device, to themselves, as has what is
     to repeat exactly; and of a cluster nothing is known here.
+
+    Args:
+        config: The settings, with every other default said.
+        image_size: The largest that is trained on.
     """
-    if device != "cpu" or not small_images or config.frozen_table or config.executor == "ray":
+    if config.device != "cpu" or image_size > SMALL or config.frozen_table or config.executor == "ray":
         return 1
     fitting = psutil.virtual_memory().available // psutil.Process().memory_info().rss
     return max(1, min(MOST_WORKERS, available_cores(), fitting))

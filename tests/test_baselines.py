@@ -28,12 +28,13 @@ from hybridnas.cost.table import Table
 from hybridnas.data.loading import Loading
 from hybridnas.data.sources import open_source
 from hybridnas.errors import TrainingFailed
+from hybridnas.pipeline import recipe_of
 from hybridnas.proxy.evaluation import Outcome, Task
 from hybridnas.proxy.training import Design, Recipe, Trainer, TrainingResult, in_layout, made
 from hybridnas.report.tables import summary
 from hybridnas.study import baselines
 from hybridnas.study.baselines import Baseline
-from hybridnas.study.confirm import margin_of_difference
+from hybridnas.study.confirm import longer, margin_of_difference
 from hybridnas.zoo import of_timm
 from hybridnas.zoo.of_timm import BACKBONES, TimmModel, cached_weights
 
@@ -344,11 +345,20 @@ def test_weights_are_fetched_or_done_without_and_that_is_said(
     (folder / "result.json").write_text(json.dumps(result))
     monkeypatch.setattr(baselines, "BACKBONES", {"ResNet": (SMALL,)})
     begun: list[Design] = []
+    recipes: list[Recipe] = []
     train = Trainer.train
-    monkeypatch.setattr(
-        Trainer, "train", lambda self, design, *a, **k: (begun.append(design), train(self, design, *a, **k))[1]
-    )
+
+    def note(self: Trainer, design: Design, recipe: Recipe, **rest: Any) -> TrainingResult:
+        begun.append(design)
+        recipes.append(recipe)
+        return train(self, design, recipe, **rest)
+
+    monkeypatch.setattr(Trainer, "train", note)
     run = run_search(SearchConfig(out=folder), resume=True)
+    as_confirmed = longer(recipe_of(run.config))
+    assert as_confirmed.epochs == 2 * (run.config.epochs or 0) == run.result["epochs"]
+    rate = baselines.FINE_TUNING_RATE if answers else as_confirmed.learning_rate
+    assert recipes == 2 * [replace(as_confirmed, learning_rate=rate)]
     assert asked == [(timm.get_pretrained_cfg(SMALL).hf_hub_id.partition("@")[0], "model.safetensors")]
     assert begun == 2 * [TimmModel(SMALL, 16, file if answers else None)]
     (row,) = [row for row in run.result["baselines"] if row["kind"] == "timm"]
@@ -418,9 +428,9 @@ def test_the_interval_of_a_difference() -> None:
     # Of 403.84 images as if 321.92 were right, and 201.92 (Agresti and Coull, 1998).
     both = (0.79715 * 0.20285 + 0.5 * 0.5) / 403.8415
     assert margin_of_difference((0.8,), (0.5,), [(0.8,), (0.5,)], 400) == pytest.approx(1.95996 * both**0.5, rel=1e-4)
-    # Two seeds that agree by chance do not make it sure: on 0.3 of the images, at least, one alone is right.
+    # Two seeds that agree by chance do not make it sure.
     found = margin_of_difference((0.8,), (0.5, 0.5), [(0.8,), (0.5, 0.5)], 400)
-    assert found == pytest.approx(1.95996 * (0.301903 * 0.698097 / 403.8415) ** 0.5, rel=1e-4)
+    assert found == pytest.approx(1.95996 * both**0.5, rel=1e-4)
 
 
 def row(kind: str, gain: float, margin: float, ms: float, **fields: Any) -> dict[str, Any]:
@@ -460,6 +470,16 @@ def test_the_sentence(finished: Path, baseline: dict[str, Any], expected: str) -
     run.result["baselines"] = [baseline, row("timm", 0.5, 0.1, 3.0)]
     both = next(line for line in summary(run).splitlines() if line.startswith("Did it pay off?"))
     assert both.startswith(f"{sentence[:-1]}; 50.0 points (95 % interval 40.0 to 60.0) more accurate than timm's a (")
+
+
+def test_the_sentence_of_a_known_design_that_won(finished: Path) -> None:
+    run = Run.load(finished)
+    run.best["design"] = "C-T"
+    run.result["baselines"] = [row("zoo", 0.05, 0.02, 2.9)]
+    run.result["targets"][0]["latency_ms_p50"] = 3.2
+    assert "Did it pay off? At 3.20 ms the winner, itself the known design C-T, is 5.0 points (" in summary(run)
+    run.result["baselines"] = []
+    assert "Did it pay off? The winner is itself the known design C-T." in summary(run)
 
 
 def test_a_strided_convolution_of_an_image_trains(npz_file: Path) -> None:

@@ -13,6 +13,7 @@ from hybridnas.errors import BudgetError, ConfigError
 from hybridnas.profile import app as profile_app
 from hybridnas.recommend import app as recommend_app
 from hybridnas.recommending import SITUATIONS, recommend
+from hybridnas.report import drawing
 from hybridnas.space import shipped_spaces
 
 KEYS = "name params macs latency_ms_p50 latency_ms_p95 image_size batch_size target runtime layout".split()
@@ -20,7 +21,7 @@ KEYS = "name params macs latency_ms_p50 latency_ms_p95 image_size batch_size tar
 
 def profile(capsys, *arguments):
     """Exit code, what was printed, and what was complained of."""
-    code = exit_code(profile_app, arguments)
+    code = exit_code(profile_app, [*map(str, arguments)])
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 
@@ -75,6 +76,37 @@ def test_the_table_has_a_line_for_each(capsys):
     assert [line.split("│")[2].strip() for line in lines] == ["TTT", "TTTT"]
     assert [line.split("│")[6].strip() for line in lines] == ["-", "-"]
     assert "cpu, torch fp32, batch 1" in out
+
+
+@pytest.mark.parametrize("flags", [["--threads", "1"], ["--no-latency"]], ids=["timed", "counted"])
+def test_architectures_are_drawn_with_the_shares_of_their_stages(capsys, tmp_path, monkeypatch, flags):
+    file = tmp_path / "mine" / "best" / "architecture.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(zoo.load("mobilenetv2_100").to_json())
+    drawn = []
+    draw = drawing.draw_architecture
+    monkeypatch.setattr(drawing, "draw_architecture", lambda *given: drawn.append(given) or draw(*given))
+    code, _, err = profile(capsys, "levit_128", file, "--image-size", 64, "--draw", tmp_path / "to" / "here", *flags)
+    assert code == 0, err
+    names = {f"{name}.{kind}" for name in ("levit_128", "mine") for kind in ("png", "svg")}
+    assert {path.name for path in (tmp_path / "to" / "here").iterdir()} == names
+    for architecture, stage_ms, title in drawn:
+        assert architecture.image_size == 64 and "64 px" in title
+        assert (stage_ms is None) == (flags == ["--no-latency"])
+        assert not stage_ms or (len(stage_ms) == len(architecture.stages) + 2 and min(stage_ms) > 0)
+
+
+def test_what_cannot_be_drawn_is_said(capsys, tmp_path):
+    twins = [tmp_path / "a" / "best" / "mine.json", tmp_path / "b" / "best" / "mine.json"]
+    for file in twins:
+        file.parent.mkdir(parents=True)
+        file.write_text(zoo.load("levit_128").to_json())
+    for names, said in [
+        (["timm:resnet18"], "--draw: timm:resnet18 is a model of timm, whose stages are not known here."),
+        (twins, "--draw: several of these would be drawn as mine.png."),
+    ]:
+        code, _, err = profile(capsys, *names, "--no-latency", "--draw", tmp_path / "drawn")
+        assert code == 2 and err == f"hybridnas: {said}\n" and not (tmp_path / "drawn").exists()
 
 
 def test_all_ranks_the_zoo(capsys, monkeypatch):

@@ -14,6 +14,7 @@ from hybridnas.cli import exit_code
 from hybridnas.config import SAMPLERS
 from hybridnas.replay import app
 from hybridnas.replaying import compare_samplers, mean_margin
+from hybridnas.report.curves import Curve, curves_figure
 from hybridnas.space import SearchSpace
 from hybridnas.tabular import Coverage, Recorded, recorded_folder, replay
 
@@ -130,8 +131,19 @@ def test_the_command_prints_a_table_and_draws(
     assert exit_code(app, ["--sampler", "random", "--sampler", "tpe", *flags]) == 0
     out = capsys.readouterr().out
     assert "256 architectures" in out and "over budget" in out
+    assert f"{len(Recorded.load(records).true_front(None))} on the true front" in out
     assert [line.split()[1] for line in out.splitlines() if "+-" in line] in (["random", "tpe"], ["tpe", "random"])
     assert "hypervolume" in (tmp_path / "curves.svg").read_text()
+
+
+def test_curves_have_their_bands() -> None:
+    x, margin = np.array([1, 2, 3]), np.array([0.5, 0.5, 1])
+    curves = [Curve(name, x, np.array([1.0, 2.0, last]), margin) for last, name in enumerate("ab")]
+    (axes,) = curves_figure(curves, x="x", y="y").axes
+    assert [[*line.get_ydata()] for line in axes.lines] == [[1, 2, 0], [1, 2, 1]]
+    assert axes.get_legend_handles_labels()[1] == ["a", "b"]
+    corners = [band.get_paths()[0].vertices[:, 1] for band in axes.collections]
+    assert [(each.min(), each.max()) for each in corners] == [(-1, 2.5), (0, 2.5)]
 
 
 @pytest.mark.parametrize(

@@ -383,6 +383,7 @@ def test_resume_refuses_other_data_under_the_same_name(finished: Path, tmp_path:
     [
         (["--trials", "-1"], "--trials: input should be greater than or equal to 1, got -1."),
         (["--workers", "0"], "--workers: input should be greater than or equal to 1, got 0."),
+        (["--workers", "many"], "--workers: must be a number of processes or auto, got 'many'."),
         (["--trials", "many"], "Invalid value for '--trials'"),
         (["--epochs", "0"], "--epochs: input should be greater than or equal to 1, got 0."),
         (["--budget-ms", "0"], "--budget-ms: input should be greater than 0, got 0"),
@@ -557,7 +558,8 @@ def test_a_design_of_ones_own_is_tried_first_and_the_best_third_goes_on(
     assert run.trials.status.value_counts().to_dict() == {"pruned": 2, "complete": 2}
     assert run.config.rungs == (1, 3) and set(run.trials.rung) == {0, 1}
     assert set(run.front().status) == {"complete"} and run.result["epochs"] == 6
-    assert {"starting", "training", "costing", "proposing", "keeping"} <= set(run.result["seconds"])
+    parts = "starting training costing proposing keeping confirming exporting drawing".split()
+    assert {*parts} <= set(run.result["seconds"])
     assert exit_code(app, ["--resume", str(tmp_path / "run"), "--trials", "7"]) == 0
     again = Run.load(tmp_path / "run").trials
     assert len(again) == 7 and (again.status == "complete").sum() == 3

@@ -13,6 +13,7 @@ import timm
 import timm.models._hub
 import torch
 from timm.data import resolve_model_data_config
+from timm.layers import DropPath
 from timm.models import FeatureInfo, group_parameters, load_checkpoint, push_to_hf_hub, save_for_hf
 from torch import nn
 from torchvision.models.detection import FasterRCNN
@@ -138,6 +139,8 @@ def test_the_architectures_have_every_family():
 @EACH
 def test_a_training_step_reaches_every_parameter(name):
     model = create(name, in_chans=2, drop_rate=0.1, drop_path_rate=0.2).train()
+    rates = [module.drop_prob for module in model.modules() if isinstance(module, DropPath)]
+    assert rates[-1] == pytest.approx(0.2)
     scores = model(images(channels=2))
     assert scores.shape == (2, 5)
     (scores * torch.randn(scores.shape)).sum().backward()

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
 
-from hybridnas import SearchConfig, working
+from hybridnas import SearchConfig, run_search, working
 from hybridnas.cli import exit_code
+from hybridnas.errors import RunError
 from hybridnas.search import app
 from hybridnas.study.executors import Serial
 
@@ -29,15 +32,15 @@ def test_on_a_cluster_that_is_elsewhere_no_cores_of_this_machine_are_shared_out(
 
 
 @pytest.mark.parametrize(
-    ("cores", "free", "given", "device", "small", "workers"),
+    ("cores", "free", "given", "image_size", "workers"),
     [
-        (2, 1e12, {}, "cpu", True, 2),
-        (64, 1e12, {}, "cpu", True, 4),
-        (64, 1.0, {}, "cpu", True, 1),
-        (64, 1e12, {}, "cpu", False, 1),
-        (64, 1e12, {}, "cuda", True, 1),
-        (64, 1e12, {"frozen_table": True}, "cpu", True, 1),
-        (64, 1e12, {"executor": "ray"}, "cpu", True, 1),
+        (2, 1e12, {}, 32, 2),
+        (64, 1e12, {}, 64, 4),
+        (64, 1.0, {}, 32, 1),
+        (64, 1e12, {}, 96, 1),
+        (64, 1e12, {"device": "cuda"}, 32, 1),
+        (64, 1e12, {"frozen_table": True}, 32, 1),
+        (64, 1e12, {"executor": "ray"}, 32, 1),
     ],
 )
 def test_how_many_workers_pay(
@@ -45,15 +48,33 @@ def test_how_many_workers_pay(
     cores: int,
     free: float,
     given: dict[str, object],
-    device: str,
-    small: bool,
+    image_size: int,
     workers: int,
 ) -> None:
     monkeypatch.setattr(working, "MOST_WORKERS", 4)
     monkeypatch.setattr(working, "available_cores", lambda: cores)
     monkeypatch.setattr(working.psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
-    config = SearchConfig(**given)  # type: ignore[arg-type]
-    assert working.workers_that_pay(config, device, small_images=small) == workers
+    config = SearchConfig(**{"device": "cpu", **given})  # type: ignore[arg-type]
+    assert working.workers_that_pay(config, image_size) == workers
+
+
+@pytest.mark.parametrize(("flags", "chosen"), [({"space": "mobile"}, 1), ({"image_size": 64}, 4), ({}, 4)])
+def test_what_is_small_is_what_is_trained_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: dict[str, Any], chosen: int
+) -> None:
+    """The embedded images have no size of their own: the space has."""
+    seen: list[SearchConfig] = []
+
+    def stop(config: SearchConfig, *_: object) -> None:
+        seen.append(config)
+        raise RunError("seen")
+
+    monkeypatch.setattr(working, "MOST_WORKERS", 4)
+    monkeypatch.setattr(working, "available_cores", lambda: 8)
+    monkeypatch.setattr("hybridnas.pipeline.open_timers", stop)
+    with pytest.raises(RunError, match="seen"):
+        run_search(SearchConfig(workers=None, device="cpu", train_images=50, out=tmp_path / "run", **flags))
+    assert seen[0].workers == chosen
 
 
 @pytest.mark.parametrize(
@@ -90,6 +111,19 @@ def test_on_several_gpus_workers_have_one_each_in_turns(monkeypatch: pytest.Monk
     assert [str(device("cuda", place)) for place in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
     assert [str(device("cuda:1", place)) for place in range(3)] == 3 * ["cuda:1"]  # as it was asked for
     assert str(device("cpu", 1)) == "cpu"
+
+
+@pytest.mark.parametrize(("device", "gpus"), [("cpu", 0), ("cuda:1", 1)])
+def test_a_trainer_on_ray_asks_for_the_cores_and_the_gpu_that_it_needs(
+    monkeypatch: pytest.MonkeyPatch, device: str, gpus: int
+) -> None:
+    asked: list[dict[str, object]] = []
+    monkeypatch.setattr(working, "OnRay", lambda count, setup, **named: asked.append({"count": count, **named}))
+    dataset = SimpleNamespace(fingerprint=lambda: "abc")
+    trainer = SimpleNamespace(threads=3, dataset=dataset, device=torch.device(device))
+    config = SearchConfig(workers=5, executor="ray", ray_address="head:6379")
+    working.open_places(config, trainer, 32, Console(width=200))  # type: ignore[arg-type]
+    assert asked == [{"count": 5, "address": "head:6379", "cpus": 3, "gpus": gpus}]
 
 
 def test_more_workers_than_memory_allows_are_started_with_a_warning(

@@ -1,10 +1,11 @@
 """Equal time on one core for hybridnas, random search behind its gate, and the plain script: whose front covers more?
 
-    python experiments/search/live.py run [METHOD ...] [--seeds N ...] [--cores N]
-    python experiments/search/live.py confirm [--seeds N ...] [--cores N]
-    python experiments/search/live.py report
+    python experiments/search/live.py run [METHOD ...] [--seeds N ...] [--cores N] [--budgets X ...] [--seconds S]
+    python experiments/search/live.py confirm [--seeds N ...] [--cores N] [--seconds S]
+    python experiments/search/live.py report [--seconds S]
 
-It goes on where it stopped; rows are appended to live.csv, picks.csv and confirmed.csv.
+It goes on where it stopped; rows are appended to live.csv, picks.csv and confirmed.csv, or, for searches of other than
+200 s, to live_S.csv and so on.
 
 Budgets and times are multiples of what a reference network takes: the machine's speed changes, so a search is given the
 milliseconds that its budget is just then. Every network that a method trained to the end is timed again by our timer,
@@ -210,7 +211,13 @@ if __name__ == "__main__":
     parser.add_argument("methods", nargs="*", default=METHODS)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--cores", type=int, default=1)
+    parser.add_argument("--budgets", type=float, nargs="+", default=BUDGETS)
+    parser.add_argument("--seconds", type=float, default=SECONDS)
     arguments = parser.parse_args()
+    if arguments.seconds != SECONDS:
+        SECONDS = arguments.seconds
+        FILE, PICKS, CONFIRMED = (path.with_stem(f"{path.stem}_{SECONDS:g}") for path in (FILE, PICKS, CONFIRMED))
+    BUDGETS = tuple(arguments.budgets)
     if arguments.what == "run":
         run(arguments.methods, arguments.seeds, arguments.cores)
     elif arguments.what == "confirm":

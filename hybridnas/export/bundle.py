@@ -33,10 +33,10 @@ def export_bundle(model: HybridNet, folder: Path, preprocessing: Preprocessing) 
     about = {"mean": json.dumps(preprocessing.mean), "std": json.dumps(preprocessing.std)}
     write_atomic(folder / ARCHITECTURE, model.architecture.to_json())
     write_atomic(folder / WEIGHTS, lambda path: save_file(weights, path, about))
-    preprocessing.write(folder)
     code = standalone(model, preprocessing)
     write_atomic(folder / MODEL, code)
     _check(model, folder, code)
+    preprocessing.write(folder)
 
 
 def _check(model: HybridNet, folder: Path, code: str) -> None:

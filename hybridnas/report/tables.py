@@ -31,11 +31,11 @@ def front_table(run: Run) -> Table:
         latencies = {"p50 ms": "latency_ms_p50", "p95 ms": "latency_ms_p95"}
     front = run.front()
     winner = run.result.get("winner")
-    confirmed = [row for row in run.result.get("confirmed", ()) if row["epochs"] > (run.config.epochs or 0)]
+    confirmed = [row for row in run.result.get("confirmed", ()) if row.get("epochs", 0) > (run.config.epochs or 0)]
     longer = {row["number"]: f"{100 * row['accuracy']:.1f} %" for row in confirmed}
-    complete = (run.trials.status == "complete") & ((run.trials.design != "") | run.trials.number.isin([*longer]))
-    shown = run.trials[complete | (run.trials.number == winner)]
-    others = shown[~shown.number.isin(front.number)]
+    known = (run.trials.status == "complete") & (run.trials.design != "")
+    shown = run.trials[known | run.trials.number.isin([*longer, winner])]
+    others = shown[~shown.number.isin(front.tail(NUM_ROWS).number)]
     which = (
         "Robust front (accuracy against the worst latency over its budget)"
         if several

@@ -160,12 +160,8 @@ def margin_of_difference(
         num_images: That accuracies are shares of.
     """
     means = [statistics.mean(one), statistics.mean(other)]
-    luck = _luck(every)
-    if luck is None:
-        return _of_images(means, num_images)
-    gain = abs(means[0] - means[1])
-    # Both are judged on the same images: on a share `gain` of them, at least, one alone is right.
-    return max(luck * math.sqrt(1 / len(one) + 1 / len(other)), _of_images([gain], num_images))
+    luck = _luck(every) or 0.0
+    return max(luck * math.sqrt(1 / len(one) + 1 / len(other)), _of_images(means, num_images))
 
 
 def _luck(every: Sequence[Sequence[float]]) -> float | None:

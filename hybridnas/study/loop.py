@@ -43,7 +43,7 @@ TOO_MUCH = 2
 #: After so many proposals of the sampler in a row that were tried before, points are drawn at random; after so many of
 #: these, the space is taken to be searched through.
 STUBBORN, EXHAUSTED = 3, 100
-#: Of so many times those that go on from a rung a stopped training is kept, as they may yet.
+#: So many times those that go on from a rung are kept where they stopped: they may yet, in the last seconds at least.
 NEAR = 2
 #: A search ends after so many trainings in a row that did not fit into the time that is left.
 TOO_LONG = 3
@@ -152,15 +152,15 @@ class Search:
 
     def _begin_next(self, trials: int | None, seconds_left: Callable[[], float]) -> bool:
         """Let the best train on or try a new design; False if there is nothing to do, or no time for it."""
-        if self.storage and self.storage.is_shared:
+        if self._is_shared:
             self._elsewhere.clear()  # another search may have given up what it was at
             self._learn()
-        going_on = self._promoted()
+        several = len(self.rungs) > 1 and not self._is_shared
+        late = several and seconds_left() < self._seconds_to_the_end()
+        going_on = (self._promoted(seconds_left()) if late else None) or self._promoted()
         fresh = sum(running.record.rung == 0 and not running.record.accuracies for running in self._running.values())
-        if going_on is None and trials is not None and self.num_begun + fresh >= trials:
+        if going_on is None and (late or (trials is not None and self.num_begun + fresh >= trials)):
             return False
-        if going_on is None and seconds_left() < self._seconds_to_the_end():
-            going_on = self._promoted(seconds_left())
         if seconds_left() < self._typical_seconds(going_on) or (going_on is None and self._in_vain >= BARREN):
             if going_on is not None:
                 self._release(going_on, going_on.rung + 1)
@@ -173,6 +173,11 @@ class Search:
         if proposal is not None:
             self._try(proposal, seconds_left)
         return proposal is not None
+
+    @property
+    def _is_shared(self) -> bool:
+        """Whether other searches work at the same trials."""
+        return self.storage is not None and self.storage.is_shared
 
     @property
     def num_begun(self) -> int:
@@ -278,7 +283,7 @@ class Search:
         if not self._claims.claim(what):
             self._elsewhere.add(what)
             return False
-        if self.storage and self.storage.is_shared:
+        if self._is_shared:
             self._learn()
         if not still():
             self._claims.release(what)
@@ -439,8 +444,8 @@ class Search:
         """The trial that goes on to the next rung, from the highest rung that has one.
 
         Args:
-            in_time: Seconds that are left, where no new design would come to its end in them. Then not only the best
-                third may go on, if they would.
+            in_time: Seconds that are left, where no new design would come to its end in them. Then twice as many may
+                go on, and those alone that would.
         """
         for rung in reversed(range(len(self.rungs) - 1)):
             ended, order, gone_on = self._standings(rung)
@@ -497,7 +502,9 @@ class Search:
     def _seconds_to_the_end(self, going_on: TrialRecord | None = None) -> float:
         """What training takes up to the last epoch, of one that goes on or of a new design, by what epochs took."""
         trained = [going_on] if going_on else [record for record in self.records if record.accuracies]
-        epochs = self.rungs[-1] - (len(going_on.accuracies) if going_on else 0)
+        epochs = self.rungs[-1]
+        if going_on and (not self.storage or self.storage.checkpoint(going_on.number).is_file()):
+            epochs -= len(going_on.accuracies)
         return epochs * statistics.median([record.seconds / len(record.accuracies) for record in trained] or [0.0])
 
     def _over_budget(self, *, hurried: bool = False) -> BudgetError:

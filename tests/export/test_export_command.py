@@ -33,7 +33,7 @@ from hybridnas.export import onnx as onnx_form
 from hybridnas.export.__main__ import app as export_app
 from hybridnas.export.bundle import export_bundle
 from hybridnas.export.card import Card, write_card
-from hybridnas.export.formats import FORMATS, Format, write_program
+from hybridnas.export.formats import FORMATS, Format, read_formats, write_program
 from hybridnas.export.onnx import export_onnx
 from hybridnas.export.parity import Parity, check_file
 from hybridnas.export.preprocessing import Preprocessing
@@ -210,11 +210,15 @@ def test_an_image_of_any_kind_is_classified(
         assert [found[name] for name in ("top", "middle", "bottom")] == pytest.approx(expected.tolist(), abs=1e-3)
 
 
-def test_predict_prints_a_row_an_image(predict: Command, finished: Path, tmp_path: Path) -> None:
+def test_predict_prints_a_row_an_image(predict: Command, exported: Path, finished: Path, tmp_path: Path) -> None:
     paths = pictures(tmp_path)
     code, out, _ = predict(*paths, "--top", 1)
     rows = [line for line in out.splitlines() if line.startswith("│")]
     assert code == 0 and len(rows) == len(paths) and all("%" in row for row in rows)
+    predictor = Predictor.open(exported)
+    for path, row in zip(paths, rows, strict=True):
+        ((name, probability),) = predictor.classify(path, 1).classes
+        assert name in row and f"{probability:.1%}" in row
     assert predict(paths[0], bundle=finished)[0] == 0  # a run folder, for its best/
 
 
@@ -248,7 +252,7 @@ def test_what_the_search_writes_is_compared_and_removed_where_it_disagrees(
     monkeypatch.setattr("hybridnas.export.bundle.load_network", lambda *_: other)
     with pytest.raises(HybridNasError, match="the file read back differs from the trained network by"):
         export_bundle(model, tmp_path, preprocessing)
-    assert not {path.name for path in tmp_path.iterdir()} & {"architecture.json", "weights.safetensors", "model.py"}
+    assert not [*tmp_path.iterdir()]
 
     write = onnx_form.to_onnx
     export_onnx(model, tmp_path, Setting(runtime="onnxruntime"))
@@ -267,7 +271,7 @@ def test_model_py_is_not_run_by_predict(exported: Path, tmp_path: Path) -> None:
 
 
 class Wrong(nn.Module):
-    """Scores that are a little off."""
+    """Scores that are a little off: twice what is allowed."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -275,7 +279,7 @@ class Wrong(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         scores: Tensor = self.network(x)
-        return scores + 0.01
+        return scores + 2e-4 * scores.abs().max().clamp(min=1.0)
 
 
 @pytest.fixture
@@ -293,11 +297,26 @@ def test_what_disagrees_is_deleted_and_an_error(
     wrong = Format(("model.pt2",), lambda network, *rest: write_program(Wrong(network), *rest))
     monkeypatch.setitem(FORMATS, "torch-export", wrong)
     code, out, _ = export("--format", "torch-export")
-    assert code == 1 and "deleted: its scores differ by 0.01" in out
+    assert code == 1 and "deleted: its scores differ by 0.0002" in out
     assert not (tmp_path / "out" / "model.pt2").exists()
     (bundle, program) = json.loads((tmp_path / "out" / "export.json").read_text())["files"]
     assert not bundle["problem"] and program["problem"]
     assert "model.pt2" not in (tmp_path / "out" / "card.md").read_text()
+
+
+def test_a_model_py_that_needs_us_is_deleted_and_an_error(
+    export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dependent(model: Any, folder: Path, *rest: Any) -> None:
+        export_bundle(model, folder, *rest)
+        code, line = (folder / "model.py").read_text(), "from __future__ import annotations\n"
+        assert line in code
+        (folder / "model.py").write_text(code.replace(line, f"{line}import hybridnas\n"))
+
+    monkeypatch.setattr("hybridnas.exporting.export_bundle", dependent)
+    code, out, _ = export("--format", "bundle")
+    assert code == 1 and "deleted: it imports hybridnas" in out
+    assert not (tmp_path / "out" / "model.py").exists()
 
 
 def test_a_model_py_that_disagrees_is_deleted_and_an_error(
@@ -397,6 +416,10 @@ def test_the_whole_front(export: Command, finished: Path, tmp_path: Path) -> Non
         f"trial-{n}" for n in front & (kept | {run.best.number})
     }
     assert ("left out" in out) == bool(front - kept - {run.best.number})
+    rows = [line.split("│")[1:-1] for line in out.splitlines() if line.startswith("│ bundle")]
+    assert len(rows) == len([*(tmp_path / "out").iterdir()])
+    believed = ["bundle", "file", "1.00", "0.0e+00", "100.0%", "1.00", "2.00"]
+    assert [[cell.strip() for cell in row] for row in rows] == [believed] * len(rows)
 
 
 @pytest.mark.usefixtures("believed")
@@ -437,6 +460,12 @@ def test_a_folder_in_use_is_left_alone(export: Command, tmp_path: Path) -> None:
     (tmp_path / "out" / "mine").write_text("x")
     code, _, err = export()
     assert code == 2 and "is not empty" in err and (tmp_path / "out" / "mine").read_text() == "x"
+
+
+def test_what_is_written_where_no_format_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_formats(None) == ("bundle", "onnx", "torch-export")
+    monkeypatch.setattr("hybridnas.export.formats.find_spec", lambda name: None)
+    assert read_formats(None) == ("bundle", "torch-export")
 
 
 def test_a_format_whose_packages_are_missing(export: Command, monkeypatch: pytest.MonkeyPatch) -> None:

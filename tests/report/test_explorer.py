@@ -386,6 +386,9 @@ def test_braces_in_the_name_of_a_folder_stay_in_the_commands(browser, tmp_path):
 def test_keys_alone_select_along_the_front_and_in_the_table(browser, run):
     with opened(browser, run, color_scheme="dark") as shown:
         assert "No winner yet" in shown.locator("#winner").inner_text()
+        assert f"hybridnas trust {run.folder}" in shown.locator("#trust").inner_text()
+        background = shown.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert max(int(part) for part in re.findall(r"\d+", background)[:3]) < 80  # dark, as the reader has it
         heading = shown.locator("#detail h2")
         assert heading.inner_text() == "Trial 3"  # the most accurate
         shown.get_by_label("Cheaper design of the front").press("Enter")

@@ -14,21 +14,25 @@ import optuna
 import pandas as pd
 import pytest
 from folders import BASELINES, NUM_CLASSES, write_run
+from matplotlib.collections import PathCollection
+from matplotlib.colors import to_hex
 from matplotlib.container import ErrorbarContainer
+from matplotlib.patches import FancyBboxPatch
 from matplotlib.text import Text
 from PIL import Image
 
 from hybridnas import Run, SearchConfig, zoo
 from hybridnas.errors import NotDrawn
 from hybridnas.palette import FAMILY_COLOURS
-from hybridnas.report.agreement import foreseen, proxy_figure
+from hybridnas.report.agreement import confirmed_of, foreseen, latency_figure, proxy_figure, trusted_of
 from hybridnas.report.drawing import draw_architecture, parts_of, stage_ms_of
 from hybridnas.report.figures import FIGURES, draw_all
 from hybridnas.report.fronts import macs_figure, pareto_figure
-from hybridnas.report.history import history_of
-from hybridnas.report.operators import ranks, wins_of
-from hybridnas.report.style import SMALL, WIDTH, said, save, text_on
-from hybridnas.study.importance import _ended, importances
+from hybridnas.report.history import history_figure, history_of
+from hybridnas.report.importances import importances_figure
+from hybridnas.report.operators import _best, ranks, wins_of
+from hybridnas.report.style import COLOURS, DASHES, MARKERS, SMALL, WIDTH, Drawn, said, save, text_on
+from hybridnas.study.importance import _ended, importances, importances_of
 from hybridnas.study.looking import read_only
 from hybridnas.study.records import COLUMNS, typed
 
@@ -121,7 +125,13 @@ def test_pareto_names_what_was_confirmed_and_the_baselines(whole: Path) -> None:
 def test_intervals_are_drawn_as_they_were_found(whole: Path) -> None:
     run = Run.load(whole)
     (axes,) = pareto_figure(run).axes
+    (line,) = [each for each in axes.lines if each.get_label() == "front after 3 epochs"]
+    assert len(run.front()) > 2
+    np.testing.assert_allclose(line.get_xydata(), run.front()[["latency_ms_p50", "accuracy"]].to_numpy() * (1, 100))
     trained = run.trials[run.trials.status == "complete"]
+    points = np.concatenate([each.get_offsets() for each in axes.collections if len(each.get_offsets())])
+    for x, y in trained[["latency_ms_p50", "accuracy"]].to_numpy(float):
+        assert np.isclose(points, [x, 100 * y]).all(1).any()
     (thin,) = [each for each in axes.collections if each.get_label() == "95 % interval"]
     ends = trained[["latency_ms_low", "latency_ms_high"]].to_numpy(float)
     heights = np.broadcast_to(100 * trained.accuracy.to_numpy(float)[:, None], ends.shape)
@@ -135,8 +145,14 @@ def test_intervals_are_drawn_as_they_were_found(whole: Path) -> None:
 
 def test_the_front_of_multiply_adds_has_the_budget_and_the_baselines(tmp_path: Path) -> None:
     settings = {"trials": 20, "budget_ms": None, "budget_macs": 1.5e7, "result": {"baselines": BASELINES}}
-    figure = macs_figure(Run.load(write_run(tmp_path / "run", **settings)))
+    run = Run.load(write_run(tmp_path / "run", **settings))
+    figure = macs_figure(run)
     (axes,) = figure.axes
+    (line,) = [each for each in axes.lines if each.get_label() == "front after 3 epochs"]
+    macs, accuracies = np.asarray(line.get_xydata()).T
+    trained = run.trials[run.trials.status == "complete"]
+    assert accuracies[-1] == pytest.approx(100 * trained.accuracy.max()) and (np.diff(accuracies) > 0).all()
+    assert (np.diff(macs) > 0).all() and macs[0] == pytest.approx(trained.macs.min() / 1e6)
     assert {"budget 15 M", *(said(row["name"], 24) for row in BASELINES)} <= {*texts(figure)}
     assert [15.0, 15.0] in [list(line.get_xdata()) for line in axes.lines]
     places = np.concatenate([np.asarray(each.get_offsets()) for each in axes.collections if len(each.get_offsets())])
@@ -213,6 +229,25 @@ def test_core_families_stay_apart_in_every_eye(one: str, other: str, sight: str)
     assert np.linalg.norm(seen[0] - seen[1]) > 10  # CIE 1976
 
 
+@pytest.mark.parametrize("sight", DICHROMATS)
+def test_all_families_can_be_told_apart_in_every_eye(sight: str) -> None:
+    """By over twice what is just noticed; no figure of one run shows nearly all of them, and each says its name."""
+    seen = {name: lab(colour, DICHROMATS[sight]) for name, colour in FAMILY_COLOURS.items()}
+    near = min(float(np.linalg.norm(seen[one] - seen[other])) for one, other in combinations(seen, 2))
+    assert len(seen) == 12 and near > 5
+
+
+@pytest.mark.parametrize("sight", DICHROMATS)
+def test_layouts_and_methods_can_be_told_apart_in_every_eye_and_in_grey(sight: str, whole: Path) -> None:
+    seen = [lab(colour, DICHROMATS[sight]) for colour in COLOURS]
+    assert min(float(np.linalg.norm(one - other)) for one, other in combinations(seen, 2)) > 5
+    assert len(COLOURS) == len({*MARKERS}) == len(MARKERS) == len({*map(str, DASHES)})
+    (axes,) = pareto_figure(Run.load(whole)).axes
+    groups = [each for each in axes.collections if isinstance(each, PathCollection) and each.zorder == 3]
+    forms = [each.get_paths()[0].vertices.tobytes() for each in groups]
+    assert len(forms) > 2 and len({*forms}) == len(forms)
+
+
 def test_convolution_and_attention_stay_apart_in_grey() -> None:
     light = {name: lab(FAMILY_COLOURS[name])[0] for name in CORE}
     assert all(abs(light[one] - light[other]) > 10 for one in CORE[:2] for other in CORE[2:])
@@ -262,6 +297,22 @@ def test_a_gain_is_the_mean_weight_over_that_of_the_stage() -> None:
     assert math.isnan(wins.gain[1, 1])
 
 
+@pytest.mark.parametrize(
+    ("gain", "tried", "best"),
+    [
+        ([1.0, 2.0], [3, 3], 1),
+        ([1.9, 2.0], [3, 3], None),  # hardly better
+        ([1.0, 2.0], [3, 2], None),  # hardly tried, and the other has nothing to beat
+        ([1.0, 3.0, 2.0], [3, 2, 3], 2),
+        ([math.nan, 2.0], [0, 9], None),
+    ],
+)
+def test_who_wins_a_stage_was_tried_often_enough_and_leads(
+    gain: list[float], tried: list[int], best: int | None
+) -> None:
+    assert _best(np.array(gain), np.array(tried)) == best
+
+
 def test_gains_weighed_by_how_often_each_was_tried_are_one(whole: Path) -> None:
     wins = wins_of(Run.load(whole))
     families = len(wins.rows) - 2
@@ -286,6 +337,41 @@ def test_predicted_and_measured() -> None:
     assert found.error == pytest.approx(0.05) and found.near == pytest.approx(2 / 3)
     with pytest.raises(NotDrawn):
         foreseen(run_of(rows[3:]))
+    (axes,) = latency_figure(run_of(rows)).axes
+    points = [each.get_offsets() for each in axes.collections if len(each.get_offsets()) == 3]
+    np.testing.assert_allclose(points[0], [(1.0, 1.0), (2.0, 2.1), (4.0, 3.0)])  # measured, predicted
+
+
+def test_short_trainings_stand_across_and_longer_ones_up(whole: Path) -> None:
+    run = Run.load(whole)
+    rows = [
+        {"number": i, "accuracy_in_search": short, "accuracy": long, "margin": 0.02, "seeds": 2, "epochs": 6}
+        for i, (short, long) in enumerate([(0.5, 0.6), (0.55, 0.8), (0.6, 0.7)])
+    ]
+    run.result["confirmed"] = [*rows, {**rows[0], "number": 3, "epochs": 3}]  # the last was not trained longer
+    found = confirmed_of(run)
+    assert found and found.numbers == [0, 1, 2] and found.tau == pytest.approx(1 / 3)  # two of three pairs
+    (bars,) = [each for each in proxy_figure(run).axes[0].containers if isinstance(each, ErrorbarContainer)]
+    np.testing.assert_allclose(bars.lines[0].get_xydata(), [(50, 60), (55, 80), (60, 70)])
+    assert trusted_of(run) == (None, "")
+
+
+def test_a_history_is_drawn_against_time(whole: Path) -> None:
+    run = Run.load(whole)
+    history, (top, middle, _) = history_of(run), history_figure(run).axes
+    last = run.trials.ended.max()
+    scale = 1.0 if last <= 600 else 60.0
+    for axes, shares in ((top, history.best), (middle, history.hypervolume)):
+        (line,) = [each for each in axes.lines if each.get_drawstyle() == "steps-post"]
+        np.testing.assert_allclose(line.get_xdata(), np.append(history.seconds, last) / scale)
+        np.testing.assert_allclose(line.get_ydata(), 100 * np.append(shares, shares[-1]))
+
+
+def test_importances_are_bars(whole: Path) -> None:
+    figure = importances_figure(Run.load(whole))
+    shares = [100 * share for share in importances_of(whole).shares.values()]
+    widths = [patch.get_width() for patch in figure.axes[0].patches]
+    assert widths == pytest.approx(shares[: len(widths)]) and len(widths) > 3
 
 
 def test_trust_is_drawn_beside_the_confirmed_and_said_to_be_damaged(whole: Path, tmp_path: Path) -> None:
@@ -369,7 +455,11 @@ def test_a_drawing_says_all_stages_inside_the_picture(name: str) -> None:
     shown = [text.get_text() for text in found]
     for stage in architecture.stages:
         if stage.depth:
-            assert f"{stage.depth} × {stage.block}" in shown
+            assert f"{stage.depth} × {stage.block}" in shown and f"{stage.width} ch" in shown
+    assert {f"{side} x {side}" for side in architecture.resolutions} <= {*shown}
+    faces = {to_hex(patch.get_facecolor()).upper() for patch in figure.findobj(FancyBboxPatch)}
+    assert {FAMILY_COLOURS[stage.block] for stage in architecture.stages if stage.depth} <= faces
+    assert isinstance(figure, Drawn)  # a notebook shows it
     assert shown.count(f"{100 / len(ms):.0f} %") == len(ms)
     box = figure.bbox
     for text in found:
