@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -207,11 +209,21 @@ def search(
     from hybridnas.config import SearchConfig
 
     config = SearchConfig.checked(**given)
+    if config.workers != 1 and config.executor == "local" and not resume:
+        _prepare_workers()
     console = wide_console()
     with console.status("loading torch, timm and optuna"):
         from hybridnas.pipeline import run_search
 
     run_search(config, resume=resume, console=console, started=STARTED)
+
+
+def _prepare_workers() -> None:
+    """What they are forked off imports beside this process, where there is a core for it."""
+    if sys.platform == "linux" and len(os.sched_getaffinity(0)) > 1:
+        from hybridnas.study.forking import begin
+
+        begin()
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ BRISK: dict[str, Any] = {
     "hybridnas.finishing.SITTING_S": 0.2,
     "hybridnas.pipeline._draw": write_page,
     "hybridnas.working.MOST_WORKERS": 1,
+    "hybridnas.search._prepare_workers": int,
 }
 
 _forkserver = multiprocessing.get_context("forkserver")

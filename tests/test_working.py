@@ -89,12 +89,15 @@ def test_what_is_small_is_what_is_trained_on(
 def test_the_command_takes_as_many_as_pay(
     monkeypatch: pytest.MonkeyPatch, flags: list[str], told: dict[str, int | None]
 ) -> None:
-    """In Python one is the default; a run that goes on has those that it had."""
+    """In Python one is the default; a run that goes on has those that it had. The others are prepared meanwhile."""
     seen: list[SearchConfig] = []
+    prepared: list[bool] = []
+    monkeypatch.setattr("hybridnas.search._prepare_workers", lambda: prepared.append(not seen))
     monkeypatch.setattr("hybridnas.pipeline.run_search", lambda config, **_: seen.append(config))
     assert exit_code(app, flags) == 0
     assert seen == [SearchConfig(**told)] and seen[0].model_fields_set == {*told}  # type: ignore[arg-type]
     assert SearchConfig().workers == 1
+    assert prepared == [True] * (flags != ["--resume"])
 
 
 def test_on_several_gpus_workers_have_one_each_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,29 +9,17 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 
 from hybridnas.errors import HybridNasError, OutOfTime, TrainingFailed, WorkerError
 from hybridnas.proxy.evaluation import Evaluate, Outcome, Result, Task
-
-#: On Linux a worker is forked off a process that has imported what workers need and done nothing else: that takes 0.1 s
-#: where importing torch and timm takes six, and shares the 400 MB that these are. Other systems have libraries that do
-#: not survive it.
-CONTEXT: ForkServerContext | SpawnContext
-if sys.platform == "linux":
-    CONTEXT = multiprocessing.get_context("forkserver")
-else:
-    CONTEXT = multiprocessing.get_context("spawn")
-PRELOADED = "hybridnas.working"
+from hybridnas.study.forking import CONTEXT, begin, interrupts_held
 
 #: How often a task is begun anew after a worker died of it.
 RETRIES = 1
@@ -70,7 +58,7 @@ class Workers:
         self.num_places = count
         self._setup = setup
         self._stillborn = 0
-        CONTEXT.set_forkserver_preload([PRELOADED])
+        begin()
         self._workers = [self._start(place) for place in range(count)]
         while not all(worker.ready for worker in self._workers):  # loading is work: nothing is to be timed beside it
             self._listen()
@@ -104,7 +92,7 @@ class Workers:
     def _start(self, place: int) -> Worker:
         ours, theirs = CONTEXT.Pipe()
         process = CONTEXT.Process(target=work, args=(theirs, self._setup, place), daemon=True)
-        with _interrupts_held():
+        with interrupts_held():
             process.start()
         theirs.close()
         return Worker(place, process, ours)
@@ -191,19 +179,6 @@ def _end_with_parent() -> None:
     assert parent
     parent.join()
     os._exit(1)
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Ctrl-C goes to all processes of a terminal, and the parent alone is to answer: a mask is inherited."""
-    if sys.platform == "win32":
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _why(exit_code: int) -> str:
