@@ -97,6 +97,7 @@ def summary(run: Run) -> str:
         lines += [_contract(target) for target in result["targets"]]
         balanced = result.get("balanced", False)
         lines.append(f"  {_accuracy(result, balanced=balanced)}")
+        lines += _quicker(result)
         known = [row for row in result["confirmed"] if row.get("design") and row["number"] != result["winner"]]
         lines += [
             f"Known design {row['design']} (trial {row['number']}), {row['latency_ms_p50']:.2f} ms:\n  "
@@ -174,6 +175,29 @@ def _accuracy(row: dict[str, Any], *, balanced: bool) -> str:
         f"{kind} {100 * row['accuracy']:.1f}{margin} % on validation ({seeds}{row['epochs']} epochs), "
         f"{100 * row['test_accuracy']:.1f} % on the test images"
     )
+
+
+def _quicker(result: dict[str, Any]) -> list[str]:
+    """The quickest of those that were trained as the winner was and lie within its interval, where one is quicker."""
+    own = next((row for row in result["confirmed"] if row["number"] == result["winner"]), None)
+    if not own or not own.get("margin"):
+        return []
+    near = [
+        row
+        for row in result["confirmed"]
+        if row.get("epochs") == own.get("epochs")
+        and row["accuracy"] >= own["accuracy"] - own["margin"]
+        and row["targets_ms"]
+        and all(ms < most for ms, most in zip(row["targets_ms"], own["targets_ms"], strict=True))
+    ]
+    if not near:
+        return []
+    row = min(near, key=lambda row: row["targets_ms"][0])
+    share = row["targets_ms"][0] / own["targets_ms"][0]
+    return [
+        f"  within that interval and quicker: trial {row['number']}, {100 * row['accuracy']:.1f} % at "
+        f"{row['targets_ms'][0]:.2f} ms, {share:.2f} times the winner's"
+    ]
 
 
 def _order_kept(longer: list[dict[str, Any]]) -> list[str]:

@@ -127,6 +127,25 @@ def test_what_was_trained_longer_has_both_accuracies_in_the_table(folders: list[
     assert " epochs" not in console.export_text()
 
 
+def test_who_is_as_accurate_and_quicker_is_said(folders: list[Path]) -> None:
+    run = Run.load(folders[0])
+    winner = run.result["winner"]
+
+    def row(number: int, accuracy: float, ms: float, epochs: int = 6) -> dict[str, object]:
+        return {
+            "number": number, "design": "", "accuracy": accuracy, "margin": 0.02, "seeds": 1, "epochs": epochs,
+            "targets_ms": [ms], "latency_ms_p50": ms, "accuracy_in_search": 0.5, "test_accuracy": 0.5,
+        }  # fmt: skip
+
+    own, tie = row(winner, 0.85, 6.0), row(97, 0.84, 3.0)
+    slower, worse, shorter = row(98, 0.845, 6.5), row(99, 0.82, 1.0), row(96, 0.85, 1.0, epochs=3)
+    run.result["confirmed"] = [own, tie, slower, worse, shorter, row(95, 0.849, 3.5)]
+    (line,) = [line for line in summary(run).splitlines() if "quicker" in line]
+    assert line == "  within that interval and quicker: trial 97, 84.0 % at 3.00 ms, 0.50 times the winner's"
+    run.result["confirmed"] = [own, slower, worse, shorter]
+    assert "quicker" not in summary(run)
+
+
 def test_unlike_trainings_are_said_and_unlike_data_refused(folders: list[Path], tmp_path: Path) -> None:
     longer = write_run(tmp_path / "longer", trials=14, epochs=9)
     first = Run.load(folders[0])
