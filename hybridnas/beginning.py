@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel, PositiveFloat, PositiveInt
 
 from hybridnas import zoo
@@ -21,9 +22,10 @@ from hybridnas.config import DEFAULT_SECONDS, DEFAULT_SECONDS_LARGE, SearchConfi
 from hybridnas.cost.latency import Timer, available_cores
 from hybridnas.cost.measure import Budget
 from hybridnas.cost.predict import context_of
+from hybridnas.cost.probe import about_machine
 from hybridnas.cost.runtimes import Setting
 from hybridnas.cost.table import Table
-from hybridnas.cost.targets import best_device
+from hybridnas.cost.targets import best_device, local_device
 from hybridnas.data.dataset import Dataset
 from hybridnas.errors import ArchitectureError, ConfigError, RunError, SpaceError, first_clause
 from hybridnas.files import write_atomic
@@ -259,11 +261,12 @@ def begin(
     dataset: Dataset,
 ) -> None:
     """Write what a resumed run needs; config.json last, as it makes the folder a run folder."""
-    assert config.batch_size
+    assert config.batch_size and config.device
     environment: dict[str, Any] = {
         "training_threads": quickest_num_threads(
             share_of_cores(workers_here(config)), max(space.file.image_size), config.batch_size
         ),
+        "trained_on": _about_device(local_device(config.device)),
         "targets": [timer.environment | {"fingerprint": timer.fingerprint} for timer in timers],
         "data_fingerprint": dataset.fingerprint(),
         "balanced": not dataset.is_balanced,
@@ -279,6 +282,14 @@ def begin(
     write_atomic(folder / "environment.json", json.dumps(environment, indent=2))
     kept = {"out": None, "storage": without_password(config.storage) if config.storage else None}
     write_settings(folder, config.model_copy(update=kept))
+
+
+def _about_device(device: torch.device) -> dict[str, Any]:
+    """What trainings depend on besides versions: this machine, which may be none of those that time."""
+    about = about_machine([])
+    if device.type == "cuda":
+        about |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
+    return about
 
 
 def check_unchanged(dataset: Dataset, config: SearchConfig, folder: Path) -> None:

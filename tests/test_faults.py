@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -19,13 +20,17 @@ import pandas as pd
 import psutil
 import pytest
 from processes import SECONDS, Warm, draw_slowly, wait_for_rows, wait_until
+from rich.console import Console
 from safetensors.numpy import load_file
 
-from hybridnas import Run, SearchConfig, run_search
+from hybridnas import Run, SearchConfig, SearchSpace, run_search
+from hybridnas.cost.predict import Counter, Predictor
+from hybridnas.cost.table import Table
 from hybridnas.errors import BudgetError, ConfigError, RunError, UserError
 from hybridnas.locks import owned
 from hybridnas.study.run import free_folder, new_folder
 from hybridnas.study.storage import Storage
+from hybridnas.tabling import fill_space
 
 COLUMNS = ["number", "key", "design", "rung", "status", "reason", "accuracy", "worst_latency", "seed"]
 
@@ -180,6 +185,28 @@ def test_a_second_search_in_one_folder_is_refused(finished, tmp_path, space_file
     with owned(folder), pytest.raises(RunError, match="is in use"):
         run_search(SearchConfig(space=str(space_file), data=str(npz_file), trials=1, threads=1, out=folder))
     assert not [*folder.iterdir()]
+
+
+def test_a_frozen_table_that_is_torn_is_said(tmp_path, monkeypatch, space_file, npz_file):
+    monkeypatch.setenv("HYBRIDNAS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("hybridnas.timing.Timer", murders.make_timer)
+    with closing(Table()) as table:
+        fill_space(
+            Predictor(Counter(table, 3), murders.make_timer()), SearchSpace.load(space_file), Console(quiet=True)
+        )
+    config = SearchConfig(
+        space=str(space_file), data=str(npz_file), epochs=1, trials=2, threads=1, frozen_table=True, baselines="none"
+    )
+    folder = tmp_path / "run"
+    run_search(config.model_copy(update={"out": folder}))
+    content = (folder / "table.sqlite").read_bytes()
+    for share in (0.0, 0.6):
+        (folder / "table.sqlite").write_bytes(content[: int(share * len(content))])
+        with pytest.raises(UserError) as caught:
+            run_search(SearchConfig(out=folder, trials=3), resume=True)
+        assert "\n" not in str(caught.value) and "table" in str(caught.value)
+    (folder / "table.sqlite").write_bytes(content)
+    assert len(run_search(SearchConfig(out=folder, trials=3), resume=True).trials) >= 3
 
 
 def test_a_clock_that_steps_back(tmp_path, monkeypatch, space_file, npz_file):

@@ -85,6 +85,7 @@ def test_the_exported_file_is_what_the_budget_is_about(finished: Path) -> None:
     assert 0 < target["latency_ms_low"] <= target["latency_ms_p50"] <= target["latency_ms_high"]
     environment = json.loads((finished / "environment.json").read_text())
     (machine,) = environment["targets"]
+    assert environment["trained_on"]["cpu"] == machine["cpu"] and environment["trained_on"]["cores"] >= 1
     assert environment["training_threads"] >= 1 and environment["versions"]["scikit-learn"] == version("scikit-learn")
     assert target["reference_ms"] == machine["reference_ms"] > 0
     trials = Run.load(finished).trials

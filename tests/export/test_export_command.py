@@ -509,6 +509,22 @@ def without_a_front(folder: Path) -> None:
     (folder / "result.json").unlink()
 
 
+def test_a_trial_whose_weights_are_torn_is_one_sentence(export: Command, finished: Path, tmp_path: Path) -> None:
+    number = next(
+        int(path.stem.removeprefix("trial-"))
+        for path in (finished / "checkpoints").glob("trial-*.safetensors")
+        if path.stem != f"trial-{Run.load(finished).result['winner']}"
+    )
+
+    def tear(folder: Path) -> None:
+        file = folder / "checkpoints" / f"trial-{number}.safetensors"
+        file.write_bytes(file.read_bytes()[:1000])
+
+    code, _, err = export("--trial", number, "--format", "bundle", run=changed(finished, tmp_path, tear))
+    assert code == 2 and "cannot be read" in err and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_front_of_nothing_is_one_sentence(export: Command, finished: Path, tmp_path: Path) -> None:
     code, _, err = export("--all-front", "--format", "bundle", run=changed(finished, tmp_path, without_a_front))
     assert code == 2 and "has no front yet: no trial was trained to the end" in err and err.count("\n") == 1
