@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import BaseModel, PositiveFloat, PositiveInt
 
 from hybridnas import zoo
@@ -22,10 +21,9 @@ from hybridnas.config import DEFAULT_SECONDS, DEFAULT_SECONDS_LARGE, SearchConfi
 from hybridnas.cost.latency import Timer, available_cores
 from hybridnas.cost.measure import Budget
 from hybridnas.cost.predict import context_of
-from hybridnas.cost.probe import about_machine
 from hybridnas.cost.runtimes import Setting
 from hybridnas.cost.table import Table
-from hybridnas.cost.targets import best_device, local_device
+from hybridnas.cost.targets import about_device, best_device, local_device
 from hybridnas.data.dataset import Dataset
 from hybridnas.errors import ArchitectureError, ConfigError, RunError, SpaceError, first_clause
 from hybridnas.files import write_atomic
@@ -33,6 +31,7 @@ from hybridnas.proxy.rungs import rungs_of
 from hybridnas.proxy.training import DEFAULT_EPOCHS, Recipe, quickest_num_threads
 from hybridnas.space import SearchSpace
 from hybridnas.space.around import around
+from hybridnas.starting import called_after
 from hybridnas.study.run import check_goes_on, free_folder, newest_folder, read_settings, write_settings
 from hybridnas.study.sharing import check_server, without_password
 from hybridnas.working import share_of_cores, workers_here
@@ -165,8 +164,8 @@ def new_space(config: SearchConfig) -> tuple[SearchSpace, dict[str, Architecture
             raise ConfigError(f"--enqueue {name}: {error}") from None
         shown = name
         if name.endswith(".json"):
-            folders = [part for part in Path(name).parent.parts if part not in ("best", "/", "..", ".")]
-            shown = folders[-1] if folders and folders[-1] not in designs else name
+            folder = called_after(Path(name))
+            shown = folder if folder and folder not in designs else name
         designs[shown] = design
     return space, designs
 
@@ -266,7 +265,7 @@ def begin(
         "training_threads": quickest_num_threads(
             share_of_cores(workers_here(config)), max(space.file.image_size), config.batch_size
         ),
-        "trained_on": _about_device(local_device(config.device)),
+        "trained_on": about_device(local_device(config.device), []),
         "targets": [timer.environment | {"fingerprint": timer.fingerprint} for timer in timers],
         "data_fingerprint": dataset.fingerprint(),
         "balanced": not dataset.is_balanced,
@@ -282,14 +281,6 @@ def begin(
     write_atomic(folder / "environment.json", json.dumps(environment, indent=2))
     kept = {"out": None, "storage": without_password(config.storage) if config.storage else None}
     write_settings(folder, config.model_copy(update=kept))
-
-
-def _about_device(device: torch.device) -> dict[str, Any]:
-    """What trainings depend on besides versions: this machine, which may be none of those that time."""
-    about = about_machine([])
-    if device.type == "cuda":
-        about |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
-    return about
 
 
 def check_unchanged(dataset: Dataset, config: SearchConfig, folder: Path) -> None:

@@ -12,6 +12,9 @@ from hybridnas.errors import ConfigError
 
 DEFAULT_SECONDS, DEFAULT_SECONDS_LARGE = 270.0, 3600.0
 
+#: The largest image side that is small: the space for small images is meant for it, and several are trained at once.
+TINY_LIMIT = 64
+
 #: What proposes architectures, by name.
 SAMPLERS = ("cost-aware", "tpe", "gp", "nsga2", "random")
 

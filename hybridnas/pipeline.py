@@ -25,7 +25,7 @@ from hybridnas.beginning import (
     weights_of,
 )
 from hybridnas.comparing import compare_run
-from hybridnas.config import SearchConfig
+from hybridnas.config import TINY_LIMIT, SearchConfig
 from hybridnas.cost.latency import available_cores
 from hybridnas.cost.measure import Budget, Costing
 from hybridnas.cost.table import Table
@@ -54,9 +54,6 @@ FINISH_S, FINISH_ONNX_S = 27.0, 45.0
 
 #: Of the allowed time, what is kept for training what the winner is compared with; and the seconds of drawing alone.
 BASELINES_SHARE, LAST_S = 0.15, 13.0
-
-#: The largest image side that the space for small images is meant for.
-TINY_LIMIT = 64
 
 
 def run_search(

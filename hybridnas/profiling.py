@@ -25,7 +25,7 @@ from hybridnas.cost.table import Table
 from hybridnas.cost.targets import best_device
 from hybridnas.errors import CannotRun, ConfigError, UserError, ZooError, first_clause
 from hybridnas.model import build, image_batch, num_params
-from hybridnas.starting import BEST, DESIGN
+from hybridnas.starting import DESIGN, called_after
 
 #: Drawings are written as.
 KINDS = ("png", "svg")
@@ -151,8 +151,7 @@ def _file_name(name: str) -> str:
     if not name.endswith(".json"):
         return name.replace("/", "-")
     path = Path(name)
-    folders = [part for part in path.parent.parts if part not in (BEST, path.anchor, "..", ".")]
-    return folders[-1] if folders and path.name == DESIGN else path.stem
+    return (called_after(path) if path.name == DESIGN else "") or path.stem
 
 
 def _stage_ms(architecture: Architecture, num_classes: int, milliseconds: float, timer: Timer) -> list[float]:

@@ -43,6 +43,12 @@ class Origin(NamedTuple):
     seed: int
 
 
+def called_after(design: Path) -> str:
+    """The folder that a design's file is told apart by: its run's, not best/; empty where it lies in none."""
+    folders = [part for part in design.parent.parts if part not in (BEST, design.anchor, "..", ".")]
+    return folders[-1] if folders else ""
+
+
 def read_training(folder: Path) -> TrainConfig:
     """The settings of a training.
 

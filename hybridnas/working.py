@@ -8,7 +8,7 @@ import psutil
 import torch
 from rich.console import Console
 
-from hybridnas.config import SearchConfig
+from hybridnas.config import TINY_LIMIT, SearchConfig
 from hybridnas.cost.latency import available_cores
 from hybridnas.cost.targets import local_device
 from hybridnas.data.loading import Loading
@@ -20,9 +20,8 @@ from hybridnas.study.executors import Executor, Serial
 from hybridnas.study.on_ray import OnRay
 from hybridnas.study.workers import Workers
 
-#: Of a search that may have as many as pay; and pixels a side of images that are small.
+#: Of a search that may have as many as pay.
 MOST_WORKERS = 4
-SMALL = 64
 
 
 def workers_that_pay(config: SearchConfig, image_size: int) -> int:
@@ -36,7 +35,7 @@ def workers_that_pay(config: SearchConfig, image_size: int) -> int:
         config: The settings, with every other default said.
         image_size: The largest that is trained on.
     """
-    if config.device != "cpu" or image_size > SMALL or config.frozen_table or config.executor == "ray":
+    if config.device != "cpu" or image_size > TINY_LIMIT or config.frozen_table or config.executor == "ray":
         return 1
     fitting = psutil.virtual_memory().available // psutil.Process().memory_info().rss
     return max(1, min(MOST_WORKERS, available_cores(), fitting))

@@ -93,11 +93,7 @@ class LocalTarget:
             )
 
     def environment(self) -> dict[str, Any]:
-        about = probe.about_machine(packages_of(self.setting.runtime))
-        if self.device.type == "cuda":
-            about["gpu"] = torch.cuda.get_device_name(self.device)
-            about["cuda"] = torch.version.cuda
-        return about
+        return about_device(self.device, packages_of(self.setting.runtime))
 
     def _time_pass(self, run: Run) -> float:
         """Milliseconds of one pass, the device's queue drained before and after."""
@@ -191,6 +187,14 @@ def local_device(target: str) -> torch.device:
         here = ", ".join(name for name, there in present.items() if there)
         raise ConfigError(f"The device {target!r} is not on this machine; it has {here}.")
     return device
+
+
+def about_device(device: torch.device, packages: list[str]) -> dict[str, Any]:
+    """What figures of a local device depend on besides the network; with the versions of some packages."""
+    about: dict[str, Any] = probe.about_machine(packages)
+    if device.type == "cuda":
+        about |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
+    return about
 
 
 def best_device() -> str:

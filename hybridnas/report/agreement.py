@@ -116,12 +116,7 @@ class Longer(NamedTuple):
 
 def confirmed_of(run: Run) -> Longer | None:
     """The designs that the search confirmed."""
-    epochs = run.config.epochs or 0
-    rows = [
-        row
-        for row in run.result.get("confirmed", [])
-        if row.get("accuracy_in_search") is not None and row.get("epochs", 0) > epochs
-    ]
+    rows = [row for row in run.trained_longer() if row.get("accuracy_in_search") is not None]
     if not rows:
         return None
     most = max(row.get("seeds", 1) for row in rows)

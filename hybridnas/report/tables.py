@@ -31,7 +31,7 @@ def front_table(run: Run) -> Table:
         latencies = {"p50 ms": "latency_ms_p50", "p95 ms": "latency_ms_p95"}
     front = run.front()
     winner = run.result.get("winner")
-    confirmed = [row for row in run.result.get("confirmed", ()) if row.get("epochs", 0) > (run.config.epochs or 0)]
+    confirmed = run.trained_longer()
     longer = {row["number"]: f"{100 * row['accuracy']:.1f} %" for row in confirmed}
     known = (run.trials.status == "complete") & (run.trials.design != "")
     shown = run.trials[known | run.trials.number.isin([*longer, winner])]
@@ -108,7 +108,7 @@ def summary(run: Run) -> str:
         if "seconds" in result:
             spent = sorted(result["seconds"].items(), key=lambda item: -item[1])
             lines.append("Seconds: " + ", ".join(f"{seconds:.0f} {doing}" for doing, seconds in spent) + ".")
-        lines += _order_kept([row for row in result["confirmed"] if row.get("epochs", 0) > (run.config.epochs or 0)])
+        lines += _order_kept(run.trained_longer())
     return "\n".join(lines)
 
 

@@ -492,20 +492,21 @@ class Search:
 
     def _typical_seconds(self, going_on: TrialRecord | None) -> float:
         """What the next training takes, at least: half of what an epoch took so far for each of its epochs."""
-        trained = [going_on] if going_on else [record for record in self.records if record.accuracies]
-        if not trained:
-            return 0.0
         rung = going_on.rung + 1 if going_on else 0
         epochs = self.rungs[rung] - (len(going_on.accuracies) if going_on else 0)
-        return 0.5 * epochs * statistics.median(record.seconds / len(record.accuracies) for record in trained)
+        return 0.5 * epochs * self._seconds_an_epoch(going_on)
 
     def _seconds_to_the_end(self, going_on: TrialRecord | None = None) -> float:
         """What training takes up to the last epoch, of one that goes on or of a new design, by what epochs took."""
-        trained = [going_on] if going_on else [record for record in self.records if record.accuracies]
         epochs = self.rungs[-1]
         if going_on and (not self.storage or self.storage.checkpoint(going_on.number).is_file()):
             epochs -= len(going_on.accuracies)
-        return epochs * statistics.median([record.seconds / len(record.accuracies) for record in trained] or [0.0])
+        return epochs * self._seconds_an_epoch(going_on)
+
+    def _seconds_an_epoch(self, going_on: TrialRecord | None) -> float:
+        """What one took so far, of a trial or of a typical one."""
+        trained = [going_on] if going_on else [record for record in self.records if record.accuracies]
+        return statistics.median([record.seconds / len(record.accuracies) for record in trained] or [0.0])
 
     def _over_budget(self, *, hurried: bool = False) -> BudgetError:
         timed = [r for r in self.records if r.cost.milliseconds is not None]

@@ -85,6 +85,10 @@ class Run:
         """
         return front_of(self.trials, "worst_latency" if target is None else self.latency_column(target))
 
+    def trained_longer(self) -> list[dict[str, Any]]:
+        """Those of the confirmed that there was time to train longer."""
+        return [row for row in self.result.get("confirmed", ()) if row.get("epochs", 0) > (self.config.epochs or 0)]
+
     def latency_column(self, target: str) -> str:
         """The column of `trials` with the median milliseconds on a target: measured, or from a frozen table.
 

@@ -304,16 +304,23 @@ def test_what_disagrees_is_deleted_and_an_error(
     assert "model.pt2" not in (tmp_path / "out" / "card.md").read_text()
 
 
+def tampering(line: str, instead: str) -> Callable[..., None]:
+    """`export_bundle`, whose model.py then has something else in a place."""
+
+    def export_tampered(model: Any, folder: Path, *rest: Any) -> None:
+        export_bundle(model, folder, *rest)
+        code = (folder / "model.py").read_text()
+        assert line in code
+        (folder / "model.py").write_text(code.replace(line, instead))
+
+    return export_tampered
+
+
 def test_a_model_py_that_needs_us_is_deleted_and_an_error(
     export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def dependent(model: Any, folder: Path, *rest: Any) -> None:
-        export_bundle(model, folder, *rest)
-        code, line = (folder / "model.py").read_text(), "from __future__ import annotations\n"
-        assert line in code
-        (folder / "model.py").write_text(code.replace(line, f"{line}import hybridnas\n"))
-
-    monkeypatch.setattr("hybridnas.exporting.export_bundle", dependent)
+    line = "from __future__ import annotations\n"
+    monkeypatch.setattr("hybridnas.exporting.export_bundle", tampering(line, f"{line}import hybridnas\n"))
     code, out, _ = export("--format", "bundle")
     assert code == 1 and "deleted: it imports hybridnas" in out
     assert not (tmp_path / "out" / "model.py").exists()
@@ -322,13 +329,8 @@ def test_a_model_py_that_needs_us_is_deleted_and_an_error(
 def test_a_model_py_that_disagrees_is_deleted_and_an_error(
     export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def tampered(model: Any, folder: Path, *rest: Any) -> None:
-        export_bundle(model, folder, *rest)
-        code, line = (folder / "model.py").read_text(), "return self.head(self.stages(self.stem(x)))"
-        assert line in code
-        (folder / "model.py").write_text(code.replace(line, f"{line} + 0.01"))
-
-    monkeypatch.setattr("hybridnas.exporting.export_bundle", tampered)
+    line = "return self.head(self.stages(self.stem(x)))"
+    monkeypatch.setattr("hybridnas.exporting.export_bundle", tampering(line, f"{line} + 0.01"))
     code, out, _ = export("--format", "bundle")
     assert code == 1 and "deleted: its scores differ by 0.01" in out
     left = {path.name for path in (tmp_path / "out").iterdir()}
