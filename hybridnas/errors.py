@@ -10,7 +10,7 @@
     - RunError             a run folder that cannot be read or continued
     - TargetError          a device that cannot be reached, or stopped answering; nothing that finished is lost
     - DiskFullError        no room for a file; nothing that finished is lost
-    - WorkerError          processes that train cannot be had; nothing that finished is lost
+    - WorkerError          processes that train or draw cannot be had; nothing that finished is lost
   * BudgetError            no design holds the budget; commands exit with 3
   * CannotRun              one network, or part of one, that a runtime cannot run; its trial is marked failed
   * TrainingFailed         one training run ended without an accuracy; its trial is marked failed

@@ -16,6 +16,8 @@ from hybridnas.pareto import ranking
 
 #: One trial in so many goes on to the next rung, and epochs of a rung are so many times those of the one before.
 ETA = 3
+#: Trials that ended a rung before a sampler learns from that rung and no longer from the one below.
+ENOUGH = 15
 
 
 def default_rungs(epochs: int) -> tuple[int, ...]:

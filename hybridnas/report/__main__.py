@@ -22,8 +22,7 @@ def report(
     out: Annotated[Path, typer.Option(help="Where a comparison of several runs goes.")] = Path("comparison"),
 ) -> None:
     """Print the front of each run, draw its figures and its explorer.html again; put several runs on one front."""
-    from hybridnas.report.explorer import write_explorer
-    from hybridnas.report.figures import draw_all
+    from hybridnas.report.figures import drawn_beside
     from hybridnas.report.progress import say
     from hybridnas.report.runs import check_trained, compare_runs
     from hybridnas.report.showing import draw_trials, show_comparison
@@ -41,10 +40,13 @@ def report(
         console.print(front_table(found))
         say(console, summary(found))
         draw_trials(found, trial or [])
-        left_out = draw_all(found, found.folder / "figures")
+        with drawn_beside(found, found.folder / "figures") as drawn:
+            from hybridnas.report.explorer import write_explorer  # which imports torch: not before drawing began
+
+            write_explorer(found, found.folder / "explorer.html", [other for other in runs if other is not found])
+            left_out = drawn()
         for name, reason in left_out.items():
             say(console, f"not drawn: {name}: {reason}")
-        write_explorer(found, found.folder / "explorer.html", [other for other in runs if other is not found])
         say(console, f"Written: {found.folder}/pareto.png, {found.folder}/figures, {found.folder}/explorer.html")
     if comparison:
         show_comparison(comparison, out, console)

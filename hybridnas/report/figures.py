@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import cast
 
 from matplotlib.figure import Figure
 
-from hybridnas.errors import NotDrawn, UserError
+from hybridnas.errors import NotDrawn, UserError, WorkerError
 from hybridnas.report.agreement import latency_figure, proxy_figure
 from hybridnas.report.drawing import architecture_figure
 from hybridnas.report.fronts import macs_figure, pareto_figure
@@ -15,6 +21,7 @@ from hybridnas.report.history import history_figure
 from hybridnas.report.importances import importances_figure
 from hybridnas.report.operators import operators_figure
 from hybridnas.report.style import save
+from hybridnas.study.forking import interrupts_held
 from hybridnas.study.run import Run
 
 FIGURES: dict[str, Callable[[Run], Figure]] = {
@@ -29,6 +36,8 @@ FIGURES: dict[str, Callable[[Run], Figure]] = {
 }
 #: Beside the tables of a run, the one that is looked at first.
 FIRST = "pareto.png"
+#: Trials from which on a process of its own, which takes three seconds to begin, draws beside what else there is to do.
+MANY_TRIALS = 3000
 
 
 def draw_front(run: Run) -> None:
@@ -70,3 +79,45 @@ def draw_all(run: Run, folder: Path) -> dict[str, str]:
     if failure:
         raise failure
     return left_out
+
+
+@contextmanager
+def drawn_beside(run: Run, folder: Path) -> Iterator[Callable[[], dict[str, str]]]:
+    """Draw all beside what is done within, where a run is long enough for that to pay; else when it is asked for.
+
+    Yields:
+        What waits for the end of it, and gives and raises what `draw_all` does.
+    """
+    if len(run.trials) < MANY_TRIALS:
+        yield lambda: draw_all(run, folder)
+        return
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe(duplex=False)
+    drawer = context.Process(target=_draw_and_tell, args=(there, run, folder), daemon=True)
+    with interrupts_held():
+        drawer.start()
+    there.close()  # so that its end is noticed
+    try:
+        yield partial(_told, here, run)
+    finally:
+        drawer.terminate()
+        drawer.join()
+
+
+def _draw_and_tell(connection: Connection, run: Run, folder: Path) -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # half a file is deleted
+    with suppress(KeyboardInterrupt):
+        try:
+            connection.send(draw_all(run, folder))
+        except Exception as error:
+            connection.send(error)
+
+
+def _told(connection: Connection, run: Run) -> dict[str, str]:
+    try:
+        left_out = connection.recv()
+    except EOFError:
+        raise WorkerError(f"{run.folder}: the process that draws ended; there may be too little memory.") from None
+    if isinstance(left_out, Exception):
+        raise left_out
+    return cast(dict[str, str], left_out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,14 +57,26 @@ def history_of(run: Run) -> History:
     worst = float(bound if bound is not None else done.worst_latency.max())
     gain = (done.accuracy.to_numpy(np.float64) - floor).clip(0)
     latency = done.worst_latency.to_numpy(np.float64)
-    volumes = [hypervolume(gain[:n].tolist(), latency[:n].tolist(), worst_cost=worst) for n in range(1, len(done) + 1)]
     return History(
         done.ended.to_numpy(np.float64),
         np.maximum.accumulate(done.accuracy.to_numpy(np.float64)),
-        np.array(volumes) / (worst * (1 - floor)),
+        np.array(_volumes(gain.tolist(), latency.tolist(), worst)) / (worst * (1 - floor)),
         floor,
         worst,
     )
+
+
+def _volumes(gain: Sequence[float], latency: Sequence[float], worst: float) -> list[float]:
+    """The hypervolume of the first, the first two, and so on, of so many points."""
+    found: list[float] = []
+    front: list[tuple[float, float]] = []
+    volume = 0.0
+    for new, at in zip(gain, latency, strict=True):
+        if not any(height >= new and cost <= at for height, cost in front):  # else the front stays as it is
+            front = [*((height, cost) for height, cost in front if height > new or cost < at), (new, at)]
+            volume = hypervolume(*zip(*front, strict=True), worst_cost=worst)
+        found.append(volume)
+    return found
 
 
 @styled

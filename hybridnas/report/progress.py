@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -19,8 +20,10 @@ from rich.progress import (
 )
 
 from hybridnas.config import SearchConfig
-from hybridnas.study.loop import Progress as SearchProgress
 from hybridnas.study.records import TrialRecord
+
+if TYPE_CHECKING:  # importing torch takes seconds, and a report can be printed without
+    from hybridnas.study.loop import Progress as SearchProgress
 
 #: What takes longer is shown, and where no bar can be drawn, a line comes so often.
 PATIENCE_S, LINE_S = 2.0, 10.0

@@ -18,9 +18,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from hybridnas.errors import NotDrawn, RunError, first_clause
-from hybridnas.proxy.rungs import ETA
+from hybridnas.proxy.rungs import ENOUGH, ETA
 from hybridnas.study.looking import read_only
-from hybridnas.study.proposals import ENOUGH
 from hybridnas.study.storage import STUDY_FILE
 
 #: Of fewer trials nothing is said, and of so many at most: adding one to a study takes a millisecond.

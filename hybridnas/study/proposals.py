@@ -15,14 +15,13 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 
 from hybridnas.architecture import Architecture
 from hybridnas.pareto import ranking
+from hybridnas.proxy.rungs import ENOUGH
 from hybridnas.space import SearchSpace
 from hybridnas.study.objective import Objective
 from hybridnas.study.records import TrialRecord
 from hybridnas.study.sampler import make_sampler, suggest, to_params
 from hybridnas.study.storage import RECORD
 
-#: Trials that ended a rung before a sampler learns from that rung and no longer from the one below.
-ENOUGH = 15
 #: Of a long study samplers see the best and the latest trials, so many of each at least: their time grows with what
 #: they see. What is left out is found anew each time that so many more have ended.
 BEST, LATEST = 250, 250

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import math
+import multiprocessing
+import shutil
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -22,11 +24,11 @@ from matplotlib.text import Text
 from PIL import Image
 
 from hybridnas import Run, SearchConfig, zoo
-from hybridnas.errors import NotDrawn
+from hybridnas.errors import NotDrawn, WorkerError
 from hybridnas.palette import FAMILY_COLOURS
 from hybridnas.report.agreement import confirmed_of, foreseen, latency_figure, proxy_figure, trusted_of
 from hybridnas.report.drawing import draw_architecture, parts_of, stage_ms_of
-from hybridnas.report.figures import FIGURES, draw_all
+from hybridnas.report.figures import FIGURES, draw_all, drawn_beside
 from hybridnas.report.fronts import macs_figure, pareto_figure
 from hybridnas.report.history import history_figure, history_of
 from hybridnas.report.importances import importances_figure
@@ -72,6 +74,34 @@ def test_every_figure_is_drawn_as_png_and_svg_and_twice_alike(whole: Path) -> No
         save(FIGURES[name](Run.load(whole)), whole / "again.svg", whole / "again.png")
         assert (whole / "again.svg").read_bytes() == written[f"{name}.svg"]
         assert (whole / "again.png").read_bytes() == written[f"{name}.png"]
+
+
+def test_a_long_run_is_drawn_beside_what_else_is_done(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run.load(Path(shutil.copytree(whole, tmp_path / "run")))
+    (run.folder / "study.db").unlink()
+    monkeypatch.setattr("hybridnas.report.figures.MANY_TRIALS", len(run.trials))
+    with drawn_beside(run, tmp_path / "beside") as drawn:
+        assert multiprocessing.active_children()
+        assert drawn() == draw_all(run, tmp_path / "here") != {}
+    assert not multiprocessing.active_children()
+    beside, here = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("beside", "here")
+    )
+    assert beside == here and len(here) == 2 * len(FIGURES) - 2
+
+
+def test_what_goes_wrong_beside_is_said(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hybridnas.report.figures.MANY_TRIALS", 0)
+    run = Run.load(whole)
+    (tmp_path / "a file").touch()
+    with drawn_beside(run, tmp_path / "a file") as drawn, pytest.raises(OSError, match="a file"):
+        drawn()
+    with drawn_beside(run, tmp_path / "figures") as drawn:
+        multiprocessing.active_children()[0].kill()
+        with pytest.raises(WorkerError, match=r"the process that draws ended"):
+            drawn()
 
 
 CASES = {
