@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from hybridnas.drawing import Group, draw
-from hybridnas.errors import ArchitectureError
+from hybridnas.errors import ArchitectureError, first_invalid
 from hybridnas.palette import FAMILY_COLOURS
 
 Value = bool | int | float | str
@@ -61,11 +61,10 @@ _STRICT = ConfigDict(extra="forbid", strict=True)
 
 def _options(options: Options) -> dict[str, Value]:
     """Sort the names and write whole floats as integers, so that 4 and 4.0 give one key."""
-
-    def plain(value: Value) -> Value:
-        return int(value) if isinstance(value, float) and value.is_integer() else value
-
-    return {name: plain(options[name]) for name in sorted(options)}
+    return {
+        name: int(value) if isinstance(value, float) and value.is_integer() else value
+        for name, value in sorted(options.items())
+    }
 
 
 @dataclass(frozen=True)
@@ -250,9 +249,7 @@ class Architecture:
         try:
             return _adapter().validate_json(text)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = " ".join(".".join(str(part) for part in first["loc"]).split()) or "the text"
-            raise ArchitectureError(f"Not an architecture: {where}: {first['msg']}.") from None
+            raise ArchitectureError(f"Not an architecture: {first_invalid(error)}.") from None
 
     def _repr_html_(self) -> str:
         """The drawing that a notebook shows."""

@@ -18,8 +18,8 @@ from pydantic import BaseModel, PositiveFloat, PositiveInt
 from hybridnas import zoo
 from hybridnas.architecture import Architecture
 from hybridnas.config import DEFAULT_SECONDS, DEFAULT_SECONDS_LARGE, SearchConfig
+from hybridnas.cost.budget import Budget
 from hybridnas.cost.latency import Timer, available_cores
-from hybridnas.cost.measure import Budget
 from hybridnas.cost.predict import context_of
 from hybridnas.cost.runtimes import Setting
 from hybridnas.cost.table import Table

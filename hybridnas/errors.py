@@ -18,6 +18,13 @@
   * OutOfTime              one training run would not end before the deadline; its trial is dropped
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class HybridNasError(Exception):
     """Base of every error that this package raises on purpose."""
@@ -88,3 +95,10 @@ def first_clause(error: BaseException, limit: int = 120) -> str:
     text = " ".join(str(error).split())
     clause = text.partition(". ")[0].rstrip(".")
     return clause if len(clause) <= limit else clause[:limit].rsplit(" ", 1)[0] + " ..."
+
+
+def first_invalid(error: ValidationError) -> str:
+    """What pydantic says first, in one line: where, and what is wrong there."""
+    first = error.errors()[0]
+    where = " ".join(".".join(map(str, first["loc"])).split())
+    return f"{where}: {first['msg']}" if where else first["msg"]

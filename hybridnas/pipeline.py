@@ -26,8 +26,9 @@ from hybridnas.beginning import (
 )
 from hybridnas.comparing import compare_run
 from hybridnas.config import TINY_LIMIT, SearchConfig
+from hybridnas.cost.budget import Budget
 from hybridnas.cost.latency import available_cores
-from hybridnas.cost.measure import Budget, Costing
+from hybridnas.cost.measure import Costing
 from hybridnas.cost.table import Table
 from hybridnas.cost.targets import local_device
 from hybridnas.data.dataset import Dataset

@@ -12,7 +12,7 @@ from rich.table import Table
 from scipy import stats
 
 from hybridnas.config import SAMPLERS
-from hybridnas.cost.measure import MARGIN
+from hybridnas.cost.budget import MARGIN
 from hybridnas.errors import ConfigError
 from hybridnas.report.curves import Curve, curves_figure
 from hybridnas.report.progress import say, telling

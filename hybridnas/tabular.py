@@ -15,7 +15,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hybridnas.architecture import Architecture
-from hybridnas.cost.measure import Budget, Cost, Costing
+from hybridnas.cost.budget import Budget, Cost
+from hybridnas.cost.measure import Costing
 from hybridnas.errors import ConfigError, RunError, SpaceError, first_clause
 from hybridnas.files import shipped_folder
 from hybridnas.model import HybridNet

@@ -8,8 +8,8 @@ from pathlib import Path
 from torch import nn
 
 from hybridnas.architecture import Architecture
+from hybridnas.cost.budget import Cost
 from hybridnas.cost.latency import Latency, Timer
-from hybridnas.cost.measure import Cost
 from hybridnas.cost.runtimes import Input, Setting
 from hybridnas.model import HybridNet, num_params
 from hybridnas.study.records import TrialRecord

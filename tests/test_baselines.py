@@ -23,7 +23,8 @@ from safetensors.torch import save_file
 
 from hybridnas import Run, SearchConfig, beginning, run_search, zoo
 from hybridnas.comparing import compare_run
-from hybridnas.cost.measure import Budget, Costing
+from hybridnas.cost.budget import Budget
+from hybridnas.cost.measure import Costing
 from hybridnas.cost.table import Table
 from hybridnas.data.loading import Loading
 from hybridnas.data.sources import open_source

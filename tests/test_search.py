@@ -11,6 +11,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -500,9 +501,11 @@ def test_stopped_at_any_moment_no_finished_trial_is_lost(arguments: list[str], t
     for name in ("SIGINT", "SIGTERM", "SIGKILL"):
         process = (start if name == "SIGTERM" else Warm)("search", *flags, *["--resume"] * (len(before) > 0))
         wait_for_rows(folder / "trials.csv", len(before) + 2)
+        stopped = time.monotonic()
         os.kill(process.pid, getattr(signal, name))
         _, err = process.communicate(timeout=SECONDS)
         if name != "SIGKILL":
+            assert time.monotonic() - stopped < 10  # which is promised
             assert process.returncode == 130 and "stopped" in err and "Traceback" not in err
             assert (folder / "pareto.png").is_file()
             (folder / "pareto.png").unlink()

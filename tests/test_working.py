@@ -58,7 +58,7 @@ def test_how_many_workers_pay(
     assert working.workers_that_pay(config, image_size) == workers
 
 
-@pytest.mark.parametrize(("flags", "chosen"), [({"space": "mobile"}, 1), ({"image_size": 64}, 4), ({}, 4)])
+@pytest.mark.parametrize(("flags", "chosen"), [({"image_size": 65}, 1), ({"image_size": 64}, 4), ({}, 4)])
 def test_what_is_small_is_what_is_trained_on(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: dict[str, Any], chosen: int
 ) -> None:

@@ -18,7 +18,7 @@ from playwright.sync_api import sync_playwright
 
 from hybridnas import Run, SearchConfig, SearchSpace
 from hybridnas.architecture import LETTERS
-from hybridnas.cost.measure import Cost
+from hybridnas.cost.budget import Cost
 from hybridnas.cost.predict import Counter
 from hybridnas.cost.table import Table
 from hybridnas.report.explorer import write_explorer

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from hybridnas import SearchSpace
 from hybridnas.architecture import Architecture
-from hybridnas.cost.measure import Budget, Costing
+from hybridnas.cost.budget import Budget
+from hybridnas.cost.measure import Costing
 from hybridnas.cost.parts import parts_of
 from hybridnas.cost.predict import Predictor
 from hybridnas.cost.runtimes import Setting

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from hybridnas import Architecture, Run, SearchConfig, SearchSpace
-from hybridnas.cost.measure import Budget, Cost
+from hybridnas.cost.budget import Budget, Cost
 from hybridnas.files import write_atomic
 from hybridnas.proxy.evaluation import Outcome, Task
 from hybridnas.proxy.training import Recipe

@@ -20,7 +20,7 @@ import pandas as pd
 from many import Costs, accuracies
 
 from hybridnas import SearchConfig, SearchSpace
-from hybridnas.cost.measure import Budget
+from hybridnas.cost.budget import Budget
 from hybridnas.files import write_atomic
 from hybridnas.proxy.evaluation import Evaluate, Outcome, Task
 from hybridnas.proxy.training import Recipe

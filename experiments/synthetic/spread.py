@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 
 from hybridnas import SearchSpace
+from hybridnas.cost.budget import Budget
 from hybridnas.cost.latency import Timer
-from hybridnas.cost.measure import Budget, measure_cost
+from hybridnas.cost.measure import measure_cost
 from hybridnas.data.synthetic import synthetic_dataset
 from hybridnas.proxy.training import DEFAULT_EPOCHS, Recipe, Trainer
 

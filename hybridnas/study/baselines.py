@@ -14,8 +14,9 @@ from torch import nn
 
 from hybridnas import zoo
 from hybridnas.architecture import Architecture
+from hybridnas.cost.budget import Cost
 from hybridnas.cost.macs import UncountedOperatorError, count_macs
-from hybridnas.cost.measure import Cost, timed, untimed
+from hybridnas.cost.measure import timed, untimed
 from hybridnas.errors import ArchitectureError, CannotRun, ConfigError, OutOfTime, TrainingFailed
 from hybridnas.model import build, num_params
 from hybridnas.proxy.evaluation import Outcome, Task

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from scipy.special import ndtri, stdtrit
 
-from hybridnas.cost.measure import Cost, timed
+from hybridnas.cost.budget import Cost
+from hybridnas.cost.measure import timed
 from hybridnas.errors import BudgetError, CannotRun, RunError
 from hybridnas.model import HybridNet, build
 from hybridnas.proxy.evaluation import Outcome, Result, Task

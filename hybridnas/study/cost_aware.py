@@ -25,7 +25,7 @@ from scipy.special import ndtr
 from threadpoolctl import ThreadpoolController
 
 from hybridnas.architecture import Architecture, Value
-from hybridnas.cost.measure import MARGIN, Budget, Cost
+from hybridnas.cost.budget import MARGIN, Budget, Cost
 from hybridnas.pareto import front
 from hybridnas.seeds import derive_seed
 from hybridnas.space import SearchSpace

@@ -19,7 +19,8 @@ from typing import NamedTuple
 from optuna.samplers import BaseSampler
 
 from hybridnas.architecture import Architecture
-from hybridnas.cost.measure import MARGIN, Budget, Cost, Costing
+from hybridnas.cost.budget import MARGIN, Budget, Cost
+from hybridnas.cost.measure import Costing
 from hybridnas.errors import BudgetError, CannotRun, OutOfTime, TrainingFailed
 from hybridnas.proxy.evaluation import Result, Task, evaluate
 from hybridnas.proxy.rungs import num_places, standings

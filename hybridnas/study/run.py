@@ -17,7 +17,7 @@ from pydantic_core import from_json
 
 from hybridnas.architecture import Architecture
 from hybridnas.config import SearchConfig
-from hybridnas.errors import ConfigError, RunError, first_clause
+from hybridnas.errors import ConfigError, RunError, first_clause, first_invalid
 from hybridnas.files import write_atomic
 from hybridnas.study.records import front_of, read_table
 from hybridnas.study.results import read_result
@@ -212,9 +212,7 @@ def _read(path: Path, read: Callable[[Path], Content]) -> Content:
     try:
         return read(path)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = " ".join(".".join(map(str, first["loc"])).split())
-        raise _damaged(path, f"{where}: {first['msg']}" if where else first["msg"]) from None
+        raise _damaged(path, first_invalid(error)) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise _damaged(path, first_clause(error)) from None
 

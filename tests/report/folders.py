@@ -11,7 +11,7 @@ from typing import Any
 
 from hybridnas.architecture import LETTERS, Architecture
 from hybridnas.config import SearchConfig
-from hybridnas.cost.measure import Cost
+from hybridnas.cost.budget import Cost
 from hybridnas.space import SearchSpace
 from hybridnas.study.objective import Objective
 from hybridnas.study.proposals import Proposals

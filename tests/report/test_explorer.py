@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from hybridnas import Architecture, Run, SearchConfig, Stage, Transition
 from hybridnas.architecture import Stem
-from hybridnas.cost.measure import Cost
+from hybridnas.cost.budget import Cost
 from hybridnas.errors import RunError
 from hybridnas.report.explorer import in_script, page, write_explorer
 from hybridnas.report.facts import facts

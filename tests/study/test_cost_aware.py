@@ -13,7 +13,7 @@ import pytest
 from optuna.trial import TrialState
 
 from hybridnas.architecture import Architecture
-from hybridnas.cost.measure import Budget, Cost
+from hybridnas.cost.budget import Budget, Cost
 from hybridnas.pareto import front, hypervolume
 from hybridnas.space import SearchSpace
 from hybridnas.study import cost_aware

@@ -16,8 +16,9 @@ from optuna.trial import TrialState
 from safetensors.torch import load_file
 
 from hybridnas.architecture import Architecture
+from hybridnas.cost.budget import Budget
 from hybridnas.cost.latency import Latency, Timer
-from hybridnas.cost.measure import Budget, Costing
+from hybridnas.cost.measure import Costing
 from hybridnas.cost.table import Table
 from hybridnas.data.loading import Loading
 from hybridnas.data.sources import open_source

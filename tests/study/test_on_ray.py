@@ -214,18 +214,32 @@ def test_how_many_find_room_on_the_machines_of_a_cluster(machines, cpus, gpus, a
     assert room([{"memory": 1e9}], cpus, gpus) == 0
 
 
-def test_sigterm_ends_a_search_on_ray_cleanly(tmp_path, monkeypatch, space_file, npz_file):
+def test_a_search_on_ray_is_stopped_and_killed_and_goes_on(tmp_path, monkeypatch, space_file, npz_file):
     monkeypatch.setenv("RAY_TMPDIR", "/tmp/ray-tests")
-    given = ("--space", space_file, "--data", npz_file, "--epochs", 8, "--trials", 8, "--threads", 1)
-    process = Warm("search", *given, "--executor", "ray", "--baselines", "none", "--out", tmp_path / "run")
-    wait_for_rows(tmp_path / "run" / "trials.csv", 1)
-    children = psutil.Process(process.pid).children(recursive=True)
-    os.kill(process.pid, signal.SIGTERM)
+    given = ("--space", space_file, "--data", npz_file, "--epochs", 2, "--trials", 4, "--threads", 1)
+    flags = (*given, "--executor", "ray", "--baselines", "none", "--out", tmp_path / "run")
+    before = pd.DataFrame()
+    for sent in (signal.SIGTERM, signal.SIGKILL):
+        process = Warm("search", *flags, *["--resume"] * (len(before) > 0))
+        wait_for_rows(tmp_path / "run" / "trials.csv", len(before) + 1)
+        heirs = psutil.Process(process.pid).children(recursive=True)
+        children = [each for each in heirs if "Agent" not in each.name()]  # Ray's own, which take a minute to notice
+        begun = time.monotonic()
+        os.kill(process.pid, sent)
+        _, err = process.communicate(timeout=SECONDS)
+        if sent == signal.SIGTERM:
+            assert time.monotonic() - begun < 10  # which is promised
+            assert process.returncode == 130 and "hybridnas: stopped; what finished is kept." in err, err
+            assert (tmp_path / "run" / "pareto.png").is_file()
+        _, alive = psutil.wait_procs(children, timeout=20)
+        assert children and not alive
+        before = pd.read_csv(tmp_path / "run" / "trials.csv")
+    process = Warm("search", *flags, "--resume")
     _, err = process.communicate(timeout=SECONDS)
-    assert process.returncode == 130 and "hybridnas: stopped; what finished is kept." in err, err
-    assert (tmp_path / "run" / "pareto.png").is_file()
-    _, alive = psutil.wait_procs(children, timeout=20)
-    assert children and not alive
+    assert process.returncode == 0, err
+    after = Run.load(tmp_path / "run").trials
+    assert {*before.key} <= {*after.key} and after.key.nunique() == len(after) == 4
+    assert (after.status != "failed").all()
 
 
 def test_going_on_at_another_address_needs_no_word_of_ray(tmp_path, monkeypatch, capsys, space_file, npz_file):

@@ -10,7 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from hybridnas import SearchSpace
-from hybridnas.cost.measure import Cost
+from hybridnas.cost.budget import Cost
 from hybridnas.study import proposals
 from hybridnas.study.objective import Objective
 from hybridnas.study.proposals import ENOUGH, Proposals
