@@ -6,10 +6,12 @@ The studies may lie on a PostgreSQL server instead, and be shared with other sea
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -135,11 +137,12 @@ class Storage:
             RunError: the studies are damaged, or of something else.
         """
         try:
-            found = [
-                (rung, TrialRecord.from_json(record), attrs)
-                for rung in range(len(self.studies))
-                for record, attrs in self._rows(rung)
-            ]
+            with _without_collecting():
+                found = [
+                    (rung, TrialRecord.from_json(record), attrs)
+                    for rung in range(len(self.studies))
+                    for record, attrs in self._rows(rung)
+                ]
         except (SQLAlchemyError, KeyError, TypeError, ValueError, UserError) as error:
             if self.is_shared and isinstance(error, UserError):
                 raise
@@ -263,3 +266,15 @@ class Storage:
             kind, _, number = path.stem.partition("-")
             if not (number.isdecimal() and int(number) in kept.get(kind, ())):
                 path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _without_collecting() -> Iterator[None]:
+    """What is made within has no cycles, and looking for some takes a quarter of the time that reading 10,000 does."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
