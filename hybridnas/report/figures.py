@@ -93,24 +93,29 @@ def drawn_beside(run: Run, folder: Path) -> Iterator[Callable[[], dict[str, str]
         return
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
-    drawer = context.Process(target=_draw_and_tell, args=(there, run, folder), daemon=True)
-    with interrupts_held():
-        drawer.start()
-    there.close()  # so that its end is noticed
+    # It reads the run itself: starting it waits until it has read what it is given, and it imports pandas before that.
+    drawer = context.Process(target=_draw_and_tell, args=(there, run.folder, folder), daemon=True)
     try:
+        with interrupts_held():
+            drawer.start()
+        there.close()  # so that its end is noticed
         yield partial(_told, here, run)
     finally:
-        drawer.terminate()
-        drawer.join()
+        if drawer.pid:
+            drawer.terminate()
+            drawer.join()
 
 
-def _draw_and_tell(connection: Connection, run: Run, folder: Path) -> None:
+def _draw_and_tell(connection: Connection, run: Path, folder: Path) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # half a file is deleted
     with suppress(KeyboardInterrupt):
+        told: dict[str, str] | Exception
         try:
-            connection.send(draw_all(run, folder))
+            told = draw_all(Run.load(run), folder)
         except Exception as error:
-            connection.send(error)
+            told = error
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which may come while this process ends by itself
+        connection.send(told)
 
 
 def _told(connection: Connection, run: Run) -> dict[str, str]:

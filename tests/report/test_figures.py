@@ -77,7 +77,7 @@ def test_every_figure_is_drawn_as_png_and_svg_and_twice_alike(whole: Path) -> No
 
 
 def test_a_long_run_is_drawn_beside_what_else_is_done(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = Run.load(Path(shutil.copytree(whole, tmp_path / "run")))
     (run.folder / "study.db").unlink()
@@ -90,6 +90,7 @@ def test_a_long_run_is_drawn_beside_what_else_is_done(
         {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("beside", "here")
     )
     assert beside == here and len(here) == 2 * len(FIGURES) - 2
+    assert capfd.readouterr().err == ""
 
 
 def test_what_goes_wrong_beside_is_said(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
