@@ -90,7 +90,7 @@ def compare_samplers(
     )
     if rungs and (list(rungs) != sorted(set(rungs)) or rungs[0] < 1 or rungs[-1] > recorded.epochs):
         raise ConfigError(f"--rungs must rise from 1 up to the {recorded.epochs} epochs on record.")
-    names = list(samplers or SAMPLERS)
+    names = list(dict.fromkeys(samplers or SAMPLERS))  # one that is named twice tells nothing more
     found: dict[str, list[Replay]] = {name: [] for name in names}
     with telling(console) as tell:
         for seed in range(seeds):

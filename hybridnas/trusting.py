@@ -103,7 +103,7 @@ def trust_run(
     run = Run.load(folder)
     check_goes_on(run.folder, run.config)
     recipe = recipe_of(run.config)
-    longer = replace(recipe, epochs=epochs or LONGER * recipe.epochs)
+    longer = replace(recipe, epochs=LONGER * recipe.epochs if epochs is None else epochs)
     _check(num_networks, num_seeds, longer.epochs, recipe.epochs)
     sample = spread_sample(run.trials, num_networks)
     with owned(run.folder):

@@ -121,6 +121,7 @@ def test_a_network_that_cannot_be_trained_is_left_out(trust, folder, monkeypatch
         (("--networks", "2"), "--networks must be at least 3, got 2"),
         (("--seeds", "1"), "--seeds must be at least 2, got 1"),
         (("--epochs", "1"), "--epochs must be over the 1 of the search, got 1"),
+        (("--epochs", "0"), "--epochs must be over the 1 of the search, got 0"),
     ],
 )
 def test_wrong_numbers(trust, flags, message):

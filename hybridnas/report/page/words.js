@@ -41,7 +41,9 @@ function figure(value) {
 
 function count(value) {
   for (const [size, letter] of [[1e9, " G"], [1e6, " M"], [1e3, " k"]]) {
-    if (value >= size) return (value / size).toPrecision(3).replace(/e\+3$/, "000") + letter;
+    if (value < size) continue;
+    const text = (value / size).toPrecision(3);
+    return (text.includes("e") ? Number(text) : text) + letter; // of 999.7 it makes 1.00e+3
   }
   return String(value);
 }
