@@ -14,6 +14,7 @@ from hybridnas.profile import app as profile_app
 from hybridnas.recommend import app as recommend_app
 from hybridnas.recommending import SITUATIONS, recommend
 from hybridnas.report import drawing
+from hybridnas.report.comparison import profile_table
 from hybridnas.space import shipped_spaces
 
 KEYS = "name params macs latency_ms_p50 latency_ms_p95 image_size batch_size target runtime layout".split()
@@ -243,3 +244,13 @@ def test_a_mistake_of_recommend_is_one_sentence(capsys, arguments):
     assert exit_code(recommend_app, arguments) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and "Traceback" not in captured.err
+
+
+def test_the_table_of_designs_with_and_without_a_layout() -> None:
+    """Of both in one column pandas 3 makes NaN of None."""
+    figures = {"image_size": 32, "params": 1, "macs": 1, "target": "cpu", "runtime": "torch", "precision": "fp32"}
+    figures |= {"batch_size": 1, "latency_ms_p50": 1.0, "latency_ms_p95": 1.0, "throughput": 1.0}
+    table = profile_table(
+        pd.DataFrame([{**figures, "name": "a", "layout": None}, {**figures, "name": "b", "layout": "CCTT"}])
+    )
+    assert list(table.columns[1].cells) == ["-", "CCTT"]
