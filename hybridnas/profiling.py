@@ -133,7 +133,8 @@ def profile_models(
                 except CannotRun as error:  # a part alone, where the network could be
                     tell(f"{name} is drawn without shares of latency: {error}")
             _draw(drawn, stage_ms, draw / _file_name(name))
-    return pd.DataFrame(rows)
+    layouts = pd.Series([row["layout"] for row in rows], dtype=object)  # pandas 3 makes NaN of None among words
+    return pd.DataFrame(rows).assign(layout=layouts)
 
 
 def _check_drawn(named: Mapping[str, Architecture | None]) -> None:

@@ -247,10 +247,6 @@ def test_a_mistake_of_recommend_is_one_sentence(capsys, arguments):
 
 
 def test_the_table_of_designs_with_and_without_a_layout() -> None:
-    """Of both in one column pandas 3 makes NaN of None."""
-    figures = {"image_size": 32, "params": 1, "macs": 1, "target": "cpu", "runtime": "torch", "precision": "fp32"}
-    figures |= {"batch_size": 1, "latency_ms_p50": 1.0, "latency_ms_p95": 1.0, "throughput": 1.0}
-    table = profile_table(
-        pd.DataFrame([{**figures, "name": "a", "layout": None}, {**figures, "name": "b", "layout": "CCTT"}])
-    )
-    assert list(table.columns[1].cells) == ["-", "CCTT"]
+    found = profile_models(["timm:mobilenetv2_100", "mobilenetv2_100"], image_size=32, latency=False)
+    assert found.layout.tolist() == [None, "CCCCC"]
+    assert list(profile_table(found).columns[1].cells) == ["-", "CCCCC"]

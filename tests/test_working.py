@@ -16,6 +16,7 @@ from hybridnas import SearchConfig, run_search, working
 from hybridnas.cli import exit_code
 from hybridnas.errors import RunError
 from hybridnas.search import app
+from hybridnas.space import SearchSpace
 from hybridnas.study.executors import Serial
 
 
@@ -58,11 +59,16 @@ def test_how_many_workers_pay(
     assert working.workers_that_pay(config, image_size) == workers
 
 
-@pytest.mark.parametrize(("flags", "chosen"), [({"image_size": 65}, 1), ({"image_size": 64}, 4), ({}, 4)])
+@pytest.mark.parametrize(("flags", "chosen"), [({"space": "72 px"}, 1), ({"image_size": 64}, 4), ({}, 4)])
 def test_what_is_small_is_what_is_trained_on(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: dict[str, Any], chosen: int
 ) -> None:
     """The embedded images have no size of their own: the space has."""
+    if "space" in flags:
+        text = SearchSpace.load("tiny").text
+        assert "image_size: [32]" in text
+        (tmp_path / "large.yaml").write_text(text.replace("image_size: [32]", "image_size: [72]"))
+        flags = {"space": str(tmp_path / "large.yaml")}
     seen: list[SearchConfig] = []
 
     def stop(config: SearchConfig, *_: object) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pydantic import ConfigDict
+
 #: How far under a budget in milliseconds a median must stay: what two timings of one network, minutes apart, differ by
 #: (experiments/latency).
 MARGIN = 0.03
@@ -30,6 +32,7 @@ class Cost:
             empty where it lacks one.
     """
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
     macs: int
     params: int
     latency_ms_p50: float | None

@@ -29,7 +29,7 @@ def profile_table(rows: pd.DataFrame) -> Table:
     for row in rows.to_dict("records"):
         table.add_row(
             Text(str(row["name"])),
-            "-" if pd.isna(row["layout"]) else row["layout"],  # None among names is NaN to pandas 3
+            row["layout"] or "-",
             str(row["image_size"]),
             f"{row['params'] / 1e6:.2f}",
             f"{row['macs'] / 1e9:.3f}",

@@ -83,13 +83,14 @@ def draw_all(run: Run, folder: Path) -> dict[str, str]:
 
 @contextmanager
 def drawn_beside(run: Run, folder: Path) -> Iterator[Callable[[], dict[str, str]]]:
-    """Draw all beside what is done within, where a run is long enough for that to pay; else when it is asked for.
+    """Draw all beside what is done within, where a run is long enough for that to pay; else before.
 
     Yields:
         What waits for the end of it, and gives and raises what `draw_all` does.
     """
     if len(run.trials) < MANY_TRIALS:
-        yield lambda: draw_all(run, folder)
+        left_out = draw_all(run, folder)
+        yield lambda: left_out
         return
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pandas as pd
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from hybridnas.architecture import Architecture
 from hybridnas.cost.budget import Cost
@@ -49,6 +49,7 @@ class TrialRecord:
     the search, its pauses left out. `reason` says why a trial is infeasible or failed.
     """
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
     number: int
     architecture: Architecture
     design: str

@@ -112,3 +112,13 @@ def test_a_study_that_cannot_be_written_is_one_sentence(tmp_path: Path, monkeypa
     with pytest.raises(RunError, match=r"study\.db cannot be written: [^\n]*database is locked[^\n]*$"):
         storage.add(0, Proposals(space, Objective(), 1, seed=0).frozen(record, -1.0), [record])
     storage.close()
+
+
+@pytest.mark.parametrize("part", ["record", "cost", "architecture"])
+def test_a_record_with_a_field_that_is_not_known_is_no_record(part: str) -> None:
+    record = made_up_record(0, SearchSpace.load("tiny").sample(lambda _, values: values[0]))
+    fields = json.loads(record.to_json())
+    {"record": fields, "cost": fields["costs"][0], "architecture": fields["architecture"]}[part]["colour"] = "red"
+    assert TrialRecord.from_json(record.to_json()) == record
+    with pytest.raises(ValueError, match=r"colour: "):
+        TrialRecord.from_json(json.dumps(fields))
