@@ -65,7 +65,7 @@ def compare_run(
 
     def keep() -> None:
         rows = [*_seeded(run, result["confirmed"]), *(each.row() for each in found if each.accuracies)]
-        _compare(rows, winner["accuracies"], result["confirmed"], len(search.trainer.dataset.validation))
+        _compare(rows, winner["accuracies"], result["confirmed"], search.trainer.dataset.num_weighed)
         result["baselines"] = rows
         result["seconds"]["baselines"] = round(earlier + search.spent["baselines"], 1)
         write_atomic(folder / RESULT, json.dumps(result, indent=2))
@@ -108,7 +108,12 @@ def trained_before(folder: Path) -> list[dict[str, Any]]:
         rows = Run.load(folder).result.get("baselines", [])
     except RunError:  # a damaged result.json, which is being written anew
         return []
-    return [row for row in rows if row["kind"] != "seeded"]
+    beside_the_winner = ("gain", "gain_margin")
+    return [
+        {name: value for name, value in row.items() if name not in beside_the_winner}
+        for row in rows
+        if row["kind"] != "seeded"
+    ]
 
 
 def _train(
@@ -171,7 +176,7 @@ def _compare(
     rows: Sequence[dict[str, Any]],
     winner: Sequence[float],
     confirmed: Sequence[dict[str, Any]],
-    num_images: int,
+    num_images: float,
 ) -> None:
     """Say in each row by how much the winner is more accurate, `gain`, and half the 95 % interval of that."""
     if not winner:

@@ -61,6 +61,18 @@ class Dataset:
         counts = np.bincount(self.train.labels, minlength=self.num_classes)
         return bool(counts.max() <= IMBALANCED * counts.min())
 
+    @property
+    def num_weighed(self) -> float:
+        """How many validation images, all weighed alike, would leave accuracy as open as these do.
+
+        The mean of the classes' is as open as its small classes make it.
+        """
+        if self.is_balanced:
+            return len(self.validation)
+        counts = np.bincount(self.validation.labels, minlength=self.num_classes)
+        present = counts[counts > 0]
+        return float(len(present) ** 2 / (1 / present).sum())
+
     def fingerprint(self) -> str:
         """16 hexadecimal digits of the content, to tell whether a resumed run has the same data."""
         return self._fingerprint

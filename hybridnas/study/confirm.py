@@ -25,6 +25,8 @@ from hybridnas.study.run import with_weights
 
 #: How many designs are confirmed at most: the most accurate, and others that are spread over the rest of the front.
 NUM_CONFIRMED = 5
+#: After so many that do not hold it, others are timed again only while there is time.
+MOST_IN_VAIN = 10
 #: How much longer than in the search they train, and with how many seeds.
 LONGER, NUM_SEEDS = 2, 2
 TIMING_S = 2.0
@@ -87,8 +89,10 @@ def confirm(
     def fits(record: TrialRecord, more_s: float = 0.0) -> bool:
         return planned + _seconds(search, record) + TIMING_S <= seconds_left() + more_s
 
-    for record in best if search.objective.aim == "accuracy" else spread(best):
+    for tried, record in enumerate(best if search.objective.aim == "accuracy" else spread(best)):
         if confirmed and (len(confirmed) == NUM_CONFIRMED or not fits(record)):
+            break
+        if not confirmed and tried >= MOST_IN_VAIN and seconds_left() < 0:
             break
         if _time_again(search, record, confirmed, say):
             planned += _seconds(search, record) / search.places.num_places
@@ -136,11 +140,12 @@ def best_known(records: Sequence[TrialRecord]) -> TrialRecord | None:
     return max(known, key=lambda record: (record.rung, record.accuracy or 0.0), default=None)
 
 
-def margins(confirmed: Sequence[Confirmed], num_images: int) -> list[float]:
+def margins(confirmed: Sequence[Confirmed], num_images: float) -> list[float]:
     """Half the 95 % interval of each one's accuracy.
 
     From the spread of seeds, pooled over the designs that were trained with several, but no less than the number of
-    images leaves open: two seeds may agree by chance. Where none was, that leaves the luck of a training out.
+    images leaves open (`Dataset.num_weighed`): two seeds may agree by chance. Where none was, that leaves the luck of a
+    training out.
     """
     luck = _luck([each.accuracies for each in confirmed]) or 0.0
     return [
@@ -150,7 +155,7 @@ def margins(confirmed: Sequence[Confirmed], num_images: int) -> list[float]:
 
 
 def margin_of_difference(
-    one: Sequence[float], other: Sequence[float], every: Sequence[Sequence[float]], num_images: int
+    one: Sequence[float], other: Sequence[float], every: Sequence[Sequence[float]], num_images: float
 ) -> float:
     """Half the 95 % interval of the difference between two designs' mean accuracies, as `margins` finds it.
 
@@ -158,7 +163,7 @@ def margin_of_difference(
         one: Accuracies of a design, by seed.
         other: Those of another.
         every: Those of all whose seeds tell how much luck there is.
-        num_images: That accuracies are shares of.
+        num_images: That accuracies are shares of (`Dataset.num_weighed`).
     """
     means = [statistics.mean(one), statistics.mean(other)]
     luck = _luck(every) or 0.0
@@ -175,7 +180,7 @@ def _luck(every: Sequence[Sequence[float]]) -> float | None:
     return float(stdtrit(freedom, (1 + LEVEL) / 2)) * deviation
 
 
-def _of_images(accuracies: Sequence[float], num_images: int) -> float:
+def _of_images(accuracies: Sequence[float], num_images: float) -> float:
     """Half the interval that the number of images leaves open, of an accuracy or a difference of two.
 
     Nothing is sure of few images, though all of them were right (Agresti and Coull, 1998: as if there were a few more,

@@ -103,6 +103,10 @@ def test_classes_of_unequal_size_are_told() -> None:
     (note,) = data(20).notes
     assert not data(20).is_balanced
     assert "'cat' 64 training images, 'dog' 13" in note and "mean of the classes'" in note
+    assert data(60).num_weighed == len(data(60).validation)
+    # Two classes of 16 and 3: the mean of their accuracies varies as one of 4 / (1/16 + 1/3) images does.
+    assert np.bincount(data(20).validation.labels).tolist() == [16, 3]
+    assert data(20).num_weighed == pytest.approx(4 / (1 / 16 + 1 / 3))
 
 
 def test_images_that_cannot_be_read_are_left_out() -> None:

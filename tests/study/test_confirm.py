@@ -5,11 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from hybridnas.errors import BudgetError
 from hybridnas.proxy.evaluation import Outcome, Task
 from hybridnas.proxy.training import Recipe
 from hybridnas.study import confirm as confirm_module
 from hybridnas.study.confirm import (
     LONGER,
+    MOST_IN_VAIN,
     NUM_CONFIRMED,
     Confirmed,
     _train_longer,
@@ -132,6 +134,24 @@ def test_the_best_known_design_may_take_it_too(
     )
     found = confirm(search, lambda: 30.0, lambda line: None, more_s=more_s)
     assert trained[0] == taking_part and sorted(each.record.number for each in found) == taking_part
+
+
+@pytest.mark.parametrize(("left", "num_timed"), [(-1.0, MOST_IN_VAIN), (1.0, 30)])
+def test_without_time_it_is_not_all_that_are_timed_in_vain(
+    monkeypatch: pytest.MonkeyPatch, left: float, num_timed: int
+) -> None:
+    timed: list[int] = []
+    monkeypatch.setattr(confirm_module, "_time_again", lambda search, record, *_: timed.append(record.number))
+    monkeypatch.setattr(confirm_module, "_seconds", lambda *_: 25.0)
+    search = SimpleNamespace(
+        records=[record(number) for number in range(30)],
+        objective=SimpleNamespace(best=lambda records: records, aim="front"),
+        storage=SimpleNamespace(),
+        budget="10 ms",
+    )
+    with pytest.raises(BudgetError, match="No design holds the budget of 10 ms when timed again"):
+        confirm(search, lambda: left, lambda line: None)
+    assert len(timed) == num_timed
 
 
 def test_a_task_is_asked_for_when_there_is_a_place():
