@@ -87,7 +87,7 @@ def take_turns(
     while True:
         own = _passes(candidates, time_pass, warm, repeats)
         after = reference_ms()
-        for mine, passes in zip(turns, own, strict=True):
+        for mine, passes in zip(turns, own):  # noqa: B905 (Python 3.9 does not know strict)
             mine.append(((before + after) / 2, passes))
         before, num = after, num + 1
         took = time.perf_counter() - start
@@ -115,7 +115,7 @@ def _passes(runs: Sequence[Run], time_pass: Callable[[Run], float], warm: int, r
         for run in runs:
             time_pass(run)
     rounds = [[time_pass(run) for run in runs] for _ in range(repeats)]
-    return [list(passes) for passes in zip(*rounds, strict=True)]
+    return [list(passes) for passes in zip(*rounds)]  # noqa: B905 (as above)
 
 
 def is_narrow(turns: list[Turn]) -> bool:

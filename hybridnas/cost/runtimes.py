@@ -36,6 +36,8 @@ NEEDS = {
 }
 #: The extra of this package that brings them, where it has another name.
 EXTRAS = {"onnxruntime": "onnx"}
+#: Networks that a process compiles before it says that it cannot compile another.
+MOST_COMPILED = 1 << 20
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -140,13 +142,17 @@ def _eager(network: nn.Module, x: Tensor) -> Run:
 
 
 def _compiled(network: nn.Module, x: Tensor) -> Run:
-    compiled = torch.compile(network)
+    compiled = torch.compile(network, dynamic=False)
 
     def run() -> object:
         with torch.no_grad():  # inference mode is a reason to compile again
             return compiled(x)
 
-    with warnings.catch_warnings():
+    # All networks are of one class, whose code torch would compile a few times and then, silently, run as it is.
+    as_often_as_needed = torch._dynamo.config.patch(
+        recompile_limit=MOST_COMPILED, accumulated_recompile_limit=MOST_COMPILED, fail_on_recompile_limit_hit=True
+    )
+    with warnings.catch_warnings(), as_often_as_needed:
         warnings.simplefilter("ignore")
         run()
     return run

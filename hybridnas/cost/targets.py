@@ -88,9 +88,12 @@ class LocalTarget:
 
     def take_turns(self, opened: Sequence[Run], *, seconds: float, min_turns: int) -> list[list[Turn]]:
         with self._alone():
-            return probe.take_turns(
-                opened, self._reference, seconds=seconds, time_pass=self._time_pass, min_turns=min_turns
-            )
+            try:
+                return probe.take_turns(
+                    opened, self._reference, seconds=seconds, time_pass=self._time_pass, min_turns=min_turns
+                )
+            except Exception as error:  # memory that ran out, or whatever else a runtime says of a pass
+                raise CannotRun(f"{self.setting.runtime} on {self.device}: {first_clause(error)}") from error
 
     def environment(self) -> dict[str, Any]:
         return about_device(self.device, packages_of(self.setting.runtime))

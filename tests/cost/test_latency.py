@@ -1,8 +1,10 @@
 """The timer's logic. How fast anything is, no test says: that depends on the machine and its hour."""
 
+import ast
 import itertools
 import random
 import statistics
+from pathlib import Path
 
 import pytest
 import torch
@@ -192,6 +194,36 @@ def test_a_machine_that_stays_slower_is_not_waited_for_longer_than_so(monkeypatc
     timer.read_on(5.0)
     assert timer.reference_ms == 8.0
     assert len(readings) == 5
+
+
+class Tires(nn.Module):
+    """Runs while it is warmed up, and has no memory left when it is timed."""
+
+    passes = 0
+
+    def forward(self, x):
+        self.passes += 1
+        if self.passes > 5:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB\nand more")
+        return x
+
+
+def test_what_fails_in_the_middle_of_timing_cannot_be_run(timer):
+    threads = torch.get_num_threads()
+    with pytest.raises(CannotRun, match=r"^torch on cpu: CUDA out of memory$"):
+        timer.measure(Tires(), 16, seconds=0.05)
+    assert torch.get_num_threads() == threads and timer.measure(nn.Identity(), 16, seconds=0.05).p50 > 0
+
+
+def test_what_is_sent_to_other_machines_needs_no_newer_python_than_we_say():
+    """Python 3.9: `zip` has no `strict`, there is no `match`, and no union of types outside annotations."""
+    tree = ast.parse(Path(probe.__file__).read_text(), feature_version=(3, 9))
+    assert "from __future__ import annotations" in Path(probe.__file__).read_text()
+    keywords = [each.arg for node in ast.walk(tree) if isinstance(node, ast.Call) for each in node.keywords]
+    assert "seconds" in keywords and "strict" not in keywords
+    assert not any(isinstance(node, ast.Match) for node in ast.walk(tree))
+    outside = [node for node in tree.body if isinstance(node, ast.Assign)]
+    assert outside and not any(isinstance(node, ast.BitOr) for each in outside for node in ast.walk(each))
 
 
 def test_threads_are_restored(timer):

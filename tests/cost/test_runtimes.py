@@ -1,6 +1,7 @@
 """Runtimes other than torch run what torch runs; what they cannot do, they say in one sentence."""
 
 import importlib.util
+from functools import partial
 
 import numpy as np
 import onnx
@@ -11,7 +12,7 @@ from torch import nn
 
 from hybridnas.cost.latency import Timer
 from hybridnas.cost.probe import open_openvino
-from hybridnas.cost.runtimes import RUNTIMES, Input, Setting, check_installed, to_onnx, to_program
+from hybridnas.cost.runtimes import RUNTIMES, Input, Setting, check_installed, open_module, to_onnx, to_program
 from hybridnas.errors import CannotRun, ConfigError
 
 
@@ -114,6 +115,43 @@ def test_torch_needs_nothing(runtime, monkeypatch):
 
 def test_every_runtime_has_full_precision():
     assert all("fp32" in precisions for precisions in RUNTIMES.values())
+
+
+class Deep(nn.Module):
+    def __init__(self, depth):
+        super().__init__()
+        self.layers = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(depth)))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def test_many_networks_of_one_class_are_all_compiled(monkeypatch):
+    """By default torch compiles a class eight times and then, silently, runs it as it is."""
+    ran = []
+
+    def backend(graph, inputs):
+        depth = sum("conv" in str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+
+        def run(*given):
+            ran.append(depth)
+            return graph(*given)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    torch._dynamo.reset()
+    depths = [*range(1, 13)]
+    given = [Input((batch, 3, 8, 8)) for batch in (1, 4)]  # sizes are not made to vary either
+    runs = [
+        open_module(Deep(depth).eval(), each, torch.device("cpu"), Setting("compile"))
+        for each in given
+        for depth in depths
+    ]
+    ran.clear()
+    for run in runs:
+        run()
+    assert ran == 2 * depths
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without CUDA")
