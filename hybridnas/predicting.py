@@ -84,7 +84,7 @@ class Predictor:
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                 with Image.open(path) as image:
                     given = self.preprocessing.input_of(image)
-        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        except Exception as error:  # as in data.loading
             reason = getattr(error, "strerror", None) or first_clause(error).replace(f" {str(path)!r}", "")
             raise DataError(f"{path} cannot be read as an image: {reason}.") from None
         names = self.preprocessing.class_names

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,8 @@ from hybridnas.files import cache_folder, write_atomic
 
 #: Bytes of decoded images that are kept; the longest unused go first.
 LIMIT = 20e9
+#: What nobody wrote to for so long was being decoded by a process that was killed.
+ABANDONED_S = 86_400
 
 #: Fills an array (N, C, H, W) and returns the positions that it could not fill.
 Fill = Callable[[Images], list[int]]
@@ -72,8 +75,12 @@ def _write(path: Path, shape: tuple[int, ...], fill: Fill) -> list[int]:
 
 
 def _forget_longest_unused(folder: Path, newest: Path) -> None:
+    for path in folder.glob(".*"):  # those that begin with a dot are being written
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > ABANDONED_S:
+                path.unlink()
     files: list[tuple[float, int, Path]] = []
-    for path in folder.glob("[!.]*.npy"):  # those that begin with a dot are being written
+    for path in folder.glob("[!.]*.npy"):
         with suppress(FileNotFoundError):  # another process forgot it
             about = path.stat()
             files.append((about.st_mtime, about.st_size, path))

@@ -57,14 +57,15 @@ def torchvision_source(name: str) -> Source:
         hint = f"; did you mean {near[0]}?" if near else "; see torchvision.datasets for the names."
         raise DataError(f"torchvision has no data set {name!r}{hint}")
     train, test = (_torchvision_part(name, kind, training) for training in (True, False))
-    classes = getattr(train, "classes", None) or range(1 + max(_targets(train)))
-    class_names = tuple(str(label) for label in classes)
-
-    def load(loading: Loading) -> Dataset:
+    try:
         labelled = [(TorchvisionImages(name, part), np.array(_targets(part), np.int64)) for part in (train, test)]
-        return encoded_dataset(name, labelled, class_names, loading)
-
-    return Source(name, min(train[0][0].size), load)
+        size = min(train[0][0].size)
+    except (TypeError, ValueError, AttributeError) as error:
+        reason = first_clause(error)
+        raise DataError(f"torchvision:{name} is not of images with one class each: {reason}.") from None
+    classes = getattr(train, "classes", None) or range(1 + int(labelled[0][1].max()))
+    class_names = tuple(str(label) for label in classes)
+    return Source(name, size, lambda loading: encoded_dataset(name, labelled, class_names, loading))
 
 
 def _torchvision_part(name: str, kind: Any, training: bool) -> Any:
@@ -75,6 +76,9 @@ def _torchvision_part(name: str, kind: Any, training: bool) -> Any:
     root = cache_folder() / "torchvision"
     try:
         return kind(str(root), download=True, **which) if "download" in parameters else kind(str(root), **which)
+    except TypeError as error:
+        reason = first_clause(error)
+        raise DataError(f"torchvision:{name} cannot be made without arguments of its own: {reason}.") from None
     except (OSError, RuntimeError, ValueError) as error:
         reason = first_clause(error)
         raise DataError(f"torchvision:{name} is not in {root} and could not be downloaded: {reason}.") from None

@@ -206,7 +206,7 @@ def _decode(pictures: Pictures, i: int, size: int) -> NDArray[np.uint8] | str:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(pictures.read(i))) as image:
                 return square(image, size)
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except Exception as error:  # in a damaged file, or what a camera wrote into it, Pillow stumbles in any way
         reason = re.sub(r" ?<_io.BytesIO object at \w+>", "", str(error).partition("\n")[0]).rstrip(".")
         return reason or type(error).__name__
 

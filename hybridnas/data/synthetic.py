@@ -32,9 +32,13 @@ WOBBLE = 0.12  # standard deviation of the direction, in units of pi: likewise o
 CONTRAST = (0.2, 1.0)  # some images are easy, some hardly to be told: networks differ by how far they get
 NOISE = 0.2  # standard deviation
 
+NUM_CLASSES = len(TEXTURES) * len(ARRANGEMENTS)
+#: Images to train on.
+NUM_TRAIN = 1600
+
 
 def synthetic_dataset(
-    image_size: int, *, seed: int, num_train: int = 1600, num_validation: int = 1000, num_test: int = 2000
+    image_size: int, *, seed: int, num_train: int = NUM_TRAIN, num_validation: int = 1000, num_test: int = 2000
 ) -> Dataset:
     """Draw the three parts (uint8, (N, 3, image_size, image_size), 16 balanced classes) from independent streams."""
     streams = np.random.SeedSequence(seed).spawn(3)
@@ -47,8 +51,7 @@ def synthetic_dataset(
 
 
 def _draw(image_size: int, count: int, generator: np.random.Generator) -> Split:
-    num_classes = len(TEXTURES) * len(ARRANGEMENTS)
-    labels = generator.permutation(np.arange(count) % num_classes)
+    labels = generator.permutation(np.arange(count) % NUM_CLASSES)
     images = np.empty((count, 3, image_size, image_size), np.uint8)
     for start in range(0, count, 256):
         chunk = slice(start, min(start + 256, count))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import os
 import struct
+import time
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,18 @@ def test_the_cache_forgets_what_was_not_used_for_longest(tmp_path: Path, monkeyp
         path = tmp_path / "images" / f"{key}.npy"
         os.utime(path, (i, i))
     assert {path.stem for path in (tmp_path / "images").glob("*.npy")} == {"a", "c"}
+
+
+def test_what_a_killed_process_left_half_decoded_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    cache.cached("a", (1, 1, 2, 2), lambda images: [])
+    for name, age in ((".b.npy.1", cache.ABANDONED_S + 60), (".c.npy.2", 60)):
+        (tmp_path / "images" / name).write_bytes(b"half")
+        then = time.time() - age
+        os.utime(tmp_path / "images" / name, (then, then))
+    cache.cached("d", (1, 1, 2, 2), lambda images: [])
+    names = {path.name for path in (tmp_path / "images").iterdir()}
+    assert names == {"a.npy", "a.json", "d.npy", "d.json", ".c.npy.2"}
 
 
 @pytest.mark.parametrize("damaged", ["a.npy", "a.json"])
@@ -314,6 +327,37 @@ def test_torchvision_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         open_source("torchvision:cifar10")
     with pytest.raises(DataError, match="no data set 'os'"):
         open_source("torchvision:os")
+    with pytest.raises(DataError, match="torchvision:Kinetics cannot be made without arguments of its own: "):
+        open_source("torchvision:Kinetics")
+
+
+def test_torchvisions_sets_of_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of boxes or masks: an image has no one class."""
+    import torchvision
+
+    class Boxes(torchvision.datasets.VisionDataset):
+        def __init__(self, root: str, train: bool) -> None:
+            super().__init__(root)
+
+        def __getitem__(self, i: int) -> tuple[object, object]:
+            return None, {"boxes": []}
+
+        def __len__(self) -> int:
+            return 3
+
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(torchvision.datasets, "Boxes", Boxes, raising=False)
+    with pytest.raises(DataError, match="torchvision:Boxes is not of images with one class each: "):
+        open_source("torchvision:Boxes")
+
+
+def test_an_image_with_a_damaged_note_of_a_camera_is_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stumble(image: Image.Image) -> None:
+        raise struct.error("unpack requires a buffer of 4 bytes")
+
+    monkeypatch.setattr("hybridnas.data.loading.ImageOps.exif_transpose", stumble)
+    with pytest.raises(DataError, match="unpack requires a buffer of 4 bytes"):
+        open_source(str(folder)).load(Loading(9, max_bad=0))
 
 
 def test_a_damaged_npz_is_one_sentence(npz_file: Path, tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from hybridnas.data import synthetic
+from hybridnas.data.loading import Loading
+from hybridnas.data.sources import open_source
 from hybridnas.data.synthetic import synthetic_dataset
 
 PATCH = 8  # pixels
@@ -33,6 +35,13 @@ def test_the_seed_decides_every_pixel() -> None:
         assert np.array_equal(a.images, b.images) and np.array_equal(a.labels, b.labels)
         assert not np.array_equal(a.images, c.images) and not np.array_equal(a.labels, c.labels)
     assert first.fingerprint() == again.fingerprint() != other.fingerprint()
+
+
+@pytest.mark.parametrize(("asked", "given"), [(10**9, 1600), (4000, 1600), (100, 100), (3, 16)])
+def test_fewer_images_to_train_on_may_be_asked_for(asked: int, given: int) -> None:
+    data = open_source("synthetic").load(Loading(16, max_train=asked))
+    assert len(data.train) == given and np.unique(data.train.labels).size == 16
+    assert len(data.validation) == 1000
 
 
 @pytest.mark.parametrize("image_size", [32, 48, 224])
