@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from rich.console import Console
 from tensorboardX import SummaryWriter
+from torch import Tensor
 
 from hybridnas import zoo
 from hybridnas.architecture import Architecture
@@ -114,7 +115,7 @@ def _train_in(folder: Path, config: TrainConfig, console: Console) -> Training:
     trainer = Trainer(dataset, device, threads=state["threads"] if state else _threads(config, architecture, dataset))
     normalisation = (state["mean"], state["std"]) if state else begin.normalisation
     if normalisation:  # weights go on to see images as those that they were trained on
-        trainer.mean, trainer.std = normalisation
+        trainer.mean, trainer.std = (_of_as_many(figures, trainer.mean) for figures in normalisation)
     torch.manual_seed(config.seed)
     recipe = _recipe(config)
     model = build(architecture, dataset.num_classes, drop_path_rate=recipe.augmentation.drop_path)
@@ -129,6 +130,11 @@ def _train_in(folder: Path, config: TrainConfig, console: Console) -> Training:
     _tell_beginning(console, config, training)
     _train(training, log, partial(say, console), console)
     return _finish(training, log, console)
+
+
+def _of_as_many(figures: Tensor, own: Tensor) -> Tensor:
+    """Figures (C,) of channels, for as many as the data have: how many tells whether images are grey."""
+    return figures.mean(0, True) if len(own) == 1 else figures.expand(3).clone()
 
 
 def _open(config: TrainConfig, *, resume: bool) -> tuple[TrainConfig, Path]:
@@ -146,10 +152,17 @@ def _open(config: TrainConfig, *, resume: bool) -> tuple[TrainConfig, Path]:
     device = config.device or best_device()
     found = {"device": device, "loaders": 0 if device == "cpu" else min(MAX_LOADERS, available_cores())}
     whose = origin(config.architecture)
-    # The images that the weights were chosen and tested on stay what they were, whatever the seed of the training.
-    own = whose is not None and config.data in (None, whose.data)
-    found |= {"data": whose.data if whose else SYNTHETIC, "split_seed": whose.seed if whose and own else config.seed}
+    data = config.data or (whose.data if whose else SYNTHETIC)
+    # The images that weights were chosen and tested on stay what they were, whatever the seed of the training.
+    began = whose or (origin(config.pretrained) if config.pretrained and Path(config.pretrained).is_file() else None)
+    own = began is not None and _same_data(data, began.data)
+    found |= {"data": data, "split_seed": began.seed if began and own else config.seed}
     return config.model_copy(update={n: v for n, v in found.items() if getattr(config, n) is None}), folder
+
+
+def _same_data(one: str, other: str) -> bool:
+    """Whether two --data are the same, also where a path is spelt in two ways."""
+    return one == other or (Path(one).exists() and Path(one).resolve() == Path(other).resolve())
 
 
 def _threads(config: TrainConfig, architecture: Architecture, dataset: Dataset) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -65,14 +66,21 @@ def read_training(folder: Path) -> TrainConfig:
 
 
 def origin(name: str) -> Origin | None:
-    """Where ARCH is a folder: whose.
+    """Whose a folder is that ARCH names, or a file of its best/.
 
     Raises:
-        RunError: it is neither a run's nor a training's, or has no winner yet.
+        RunError: the folder is neither a run's nor a training's, or has no winner yet.
     """
-    folder = Path(name)
-    if not folder.is_dir():
-        return None
+    path = Path(name)
+    if path.is_dir():
+        return _origin(path)
+    if path.is_file() and path.name in (DESIGN, WEIGHTS) and path.absolute().parent.name == BEST:
+        with suppress(RunError):  # it was moved there from elsewhere
+            return _origin(path.absolute().parent.parent)
+    return None
+
+
+def _origin(folder: Path) -> Origin:
     if (folder / "checkpoint.pt").is_file():
         settings = read_training(folder)
         if not (folder / BEST / DESIGN).is_file():

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from hybridnas import SearchConfig, SearchSpace, build, run_search
@@ -15,6 +16,7 @@ from hybridnas.cli import exit_code
 from hybridnas.config import TrainConfig
 from hybridnas.data.loading import Loading
 from hybridnas.data.sources import open_source
+from hybridnas.export.describing import training_card
 from hybridnas.full_training import train_model
 from hybridnas.proxy.full import AUGMENTATIONS, Augmented, FullRecipe, FullTraining
 from hybridnas.proxy.training import Trainer
@@ -138,6 +140,74 @@ def test_a_run_is_trained_on(train, space_file, npz_file, tmp_path):
     assert code == 0 and "bands" in out  # of a training as of a run
 
 
+def test_its_own_test_images_stay_unseen_however_files_of_a_run_are_named(train, space_file, npz_file, tmp_path):
+    config = SearchConfig(
+        space=str(space_file), data=str(npz_file), epochs=1, trials=1, threads=1, seed=5, baselines="none"
+    )
+    run_search(config.model_copy(update={"out": tmp_path / "searched"}))
+    best = tmp_path / "searched" / "best"
+    copied = tmp_path / "design.json"
+    copied.write_text((best / "architecture.json").read_text())
+    elsewhere = npz_file.parent / ".." / npz_file.parent.name / npz_file.name
+    assert str(elsewhere) != str(npz_file)
+    weights_file = ("--pretrained", best / "weights.safetensors")
+    for i, (what, data, flags, seed) in enumerate(
+        [
+            (best / "architecture.json", None, (), 5),
+            (copied, elsewhere, weights_file, 5),
+            (copied, elsewhere, (), 0),  # from scratch, so that nothing was seen
+        ]
+    ):
+        code, out, err = train("--epochs", 1, *flags, what=what, data=data, out=f"{i}")
+        assert code == 0 and "bands" in out, err
+        assert json.loads((tmp_path / f"{i}" / "config.json").read_text())["split_seed"] == seed
+    # The card's command begins where this did: the split of the run follows from its folder alone.
+    card = (tmp_path / "0" / "best" / "card.md").read_text()
+    assert f"hybridnas train {best / 'architecture.json'} --data" in card
+    assert "hybridnas train architecture.json --data" in (tmp_path / "2" / "best" / "card.md").read_text()
+
+
+@pytest.mark.parametrize("colours_first", [True, False])
+def test_between_grey_images_and_colours(train, design, npz_file, tmp_path, colours_first):
+    """What is classified later is turned grey where the last images were."""
+    with np.load(npz_file) as file:
+        arrays = dict(file)
+    for name in ("train_images", "test_images"):
+        arrays[name] = np.stack([arrays[name], arrays[name] // 2, 255 - arrays[name]], -1)
+    np.savez(tmp_path / "colours.npz", **arrays)
+    data = [tmp_path / "colours.npz", npz_file]
+    first, second = data if colours_first else reversed(data)
+    assert train("--epochs", 1, data=first, out="first")[0] == 0
+    flags = ("--epochs", 1, "--pretrained", tmp_path / "first" / "best" / "weights.safetensors")
+    assert train(*flags, data=second, out="second")[0] == 0
+    before, after = [
+        json.loads((tmp_path / name / "best" / "preprocessing.json").read_text()) for name in ("first", "second")
+    ]
+    channels = 1 if colours_first else 3
+    assert len(before["mean"]) == 4 - channels and len(after["mean"]) == len(after["std"]) == channels
+    for name in ("mean", "std"):
+        assert np.mean(after[name]) == pytest.approx(np.mean(before[name]), abs=2e-3)
+    path = tmp_path / "photo.png"
+    Image.new("RGB", (20, 20), (200, 30, 90)).save(path)
+    loaded = runpy.run_path(str(tmp_path / "second" / "best" / "model.py"))
+    pixels = loaded["read_image"](path)
+    assert (pixels[0] == pixels[1]).all() == colours_first
+
+
+def test_a_card_names_the_design_that_its_weights_came_with(tmp_path):
+    """`--pretrained timm` is for a name of the zoo alone."""
+    (tmp_path / "result.json").write_text('{"accuracy": 0.5, "test_accuracy": 0.5, "epoch": 1}')
+    model = build(SearchSpace.load("tiny").design(("mbconv",) * 4, size=0), 3)
+    for given, named in (
+        ({"pretrained": "timm"}, "levit_128"),
+        ({"freeze_backbone": True}, "levit_128"),
+        ({"pretrained": "own.safetensors"}, "architecture.json"),
+        ({}, "architecture.json"),
+    ):
+        config = TrainConfig(architecture="levit_128", data="synthetic", split_seed=0, **given)
+        assert training_card(tmp_path, config, model).retrain[:3] == ["hybridnas", "train", named]
+
+
 def test_timm_weights_from_a_file(train, tmp_path):
     torch.manual_seed(0)
     theirs = timm.create_model("mobilenetv2_100", num_classes=5)
@@ -147,7 +217,8 @@ def test_timm_weights_from_a_file(train, tmp_path):
         "--train-images", 60, what="mobilenetv2_100",
     )  # fmt: skip
     assert code == 0, err
-    assert "MEAN = [123.675, 116.28, 103.53]" in (tmp_path / "out" / "best" / "model.py").read_text()
+    # The images are grey: one figure for the three that theirs saw.
+    assert "MEAN = [114.495]" in (tmp_path / "out" / "best" / "model.py").read_text()
     stems = [value for key, value in weights(tmp_path / "out").items() if key.startswith("stem.")]
     assert any(value.shape == theirs.conv_stem.weight.shape and value.equal(theirs.conv_stem.weight) for value in stems)
 

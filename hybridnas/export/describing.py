@@ -90,13 +90,16 @@ def training_card(folder: Path, config: TrainConfig, model: HybridNet) -> Card:
         "--seed": config.seed,
     }
     given = [word for flag, value in flags.items() if value is not None for word in (flag, str(value))]
+    # The file beside the card is the architecture; whose weights and split a training began with, its ARCH tells alone.
+    began = config.pretrained == "timm" or (config.freeze_backbone and config.pretrained is None)
+    named = began or (config.split_seed or 0) != config.seed
     given += ["--freeze-backbone"] * config.freeze_backbone + ["--flip"] * config.flip
     return Card(
         f"It was trained by hybridnas for {config.epochs} epochs; these are the averaged weights of the best.",
         figures,
         str(config.data),
         config.split_seed or 0,
-        ["hybridnas", "train", "architecture.json", *given],
+        ["hybridnas", "train", config.architecture if named else "architecture.json", *given],
         [ONE_DATA],
     )
 
