@@ -156,7 +156,7 @@ class SearchConfig(Settings):
     epochs: Count | None = None
     rungs: Annotated[tuple[Count, ...] | None, BeforeValidator(parse_counts)] = None
     image_size: Annotated[int, Field(ge=8)] | None = None
-    batch_size: Count | None = None
+    batch_size: Annotated[int, Field(ge=2)] | None = None
     train_images: Count = 4000
     max_bad: Annotated[int, Field(ge=0)] = 10
     flip: bool = False

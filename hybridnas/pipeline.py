@@ -168,13 +168,16 @@ def run_search(
             places,
         )
         before = list(search.records)
+        display.take_up(before)
         if before:
             storage.write_table(before)
         elif (folder / "trials.csv").is_file():
             raise RunError(f"{folder} has trials in trials.csv and none in {storage.place}: put back what had them.")
         search.spent["starting"] = time.monotonic() - started
-        with _drawn_if_stopped(folder):
+        with _drawn_if_stopped(folder, console):
             search.run(trials=config.trials, seconds_left=lambda: end - reserve - time.monotonic())
+            if search.records:
+                storage.write_table(search.records)  # another search may have added some of a shared study since
             if not any(record.status == "complete" for record in search.records):
                 raise _nothing_trained(search, config)
             goes_on = search.records != before or not _is_finished(folder, search)
@@ -266,7 +269,7 @@ def _is_finished(folder: Path, search: Search) -> bool:
 
 
 @contextmanager
-def _drawn_if_stopped(folder: Path) -> Iterator[None]:
+def _drawn_if_stopped(folder: Path, console: Console) -> Iterator[None]:
     """On Ctrl-C, or when a target is gone, leave a picture of what was found so far."""
     try:
         yield
@@ -275,25 +278,32 @@ def _drawn_if_stopped(folder: Path) -> Iterator[None]:
             from hybridnas.report.explorer import write_explorer  # as in _draw
             from hybridnas.report.figures import draw_front
 
-            stopped = Run.load(folder)
-            draw_front(stopped)
-            write_explorer(stopped, folder / "explorer.html")
+            with _failure_said(folder, console):
+                stopped = Run.load(folder)
+                draw_front(stopped)
+                write_explorer(stopped, folder / "explorer.html")
         raise
 
 
 def _draw(run: Run, console: Console) -> None:
-    """Draw all figures and the explorer; that one of them fails is said and loses nothing else of a run."""
+    """Draw all figures and the explorer."""
     from hybridnas.report.explorer import write_explorer  # matplotlib takes two seconds, which no trial waits for
     from hybridnas.report.figures import draw_all
 
-    try:
+    with _failure_said(run.folder, console):
         draw_all(run, run.folder / "figures")
         write_explorer(run, run.folder / "explorer.html")
-    except UserError:
-        raise
+
+
+@contextmanager
+def _failure_said(folder: Path, console: Console) -> Iterator[None]:
+    """That a drawing fails is said, and loses nothing else of a run."""
+    try:
+        yield
     except Exception as error:
-        about = f"{type(error).__name__}: {first_clause(error)}"
-        say(console, f"warning: not all figures could be drawn ({about}); `hybridnas report {run.folder}` tries again")
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        about = f"{kind}{first_clause(error)}"
+        say(console, f"warning: not all figures could be drawn ({about}); `hybridnas report {folder}` tries again")
 
 
 def _about(dataset: Dataset) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -46,12 +47,20 @@ def recommend(
 
     answer, latency_ms = measure_and_recommend(situation, measure, budget_ms)
     space = situation_of(situation).space
-    budget = "" if budget_ms is None else f" --budget-ms {budget_ms:g}"
+    measured = {
+        "--budget-ms": budget_ms and f"{budget_ms:g}",
+        "--target": target,
+        "--runtime": runtime if runtime != "torch" else None,
+        "--precision": precision if precision != "fp32" else None,
+        "--latency-batch-size": batch_size if batch_size > 1 else None,
+        "--threads": threads,
+    }
+    given = "".join(f" {flag} {shlex.quote(str(value))}" for flag, value in measured.items() if value)
     show(
         recommendation_table(situation, latency_ms, answer, budget_ms),
         f"Start from {answer.design}: {answer.reason}.",
-        f"Search designs of its kind: python -m hybridnas.search --space {space}{budget}",
-        f"Search its neighbours only: python -m hybridnas.search --around {answer.design}{budget}",
+        f"Search designs of its kind: python -m hybridnas.search --space {space}{given}",
+        f"Search its neighbours only: python -m hybridnas.search --around {answer.design}{given}",
     )
 
 

@@ -137,7 +137,7 @@ def _trust(run: Run, sample: pd.DataFrame, longer: Recipe, num_seeds: int, conso
         [attention_share(run.architecture(int(n))) for n in whole.number],
     )
     trained.save(trust=asdict(found), verdict=verdict(found))
-    _tell(console, found, num_seeds)
+    _tell(console, found, num_seeds, run.folder)
     return found
 
 
@@ -201,7 +201,7 @@ def _train(
         )
 
 
-def _tell(console: Console, trust: Trust, num_seeds: int) -> None:
+def _tell(console: Console, trust: Trust, num_seeds: int, folder: Path) -> None:
     say(console, f"{trust.num_networks} networks, {trust.num_pairs} pairs of equal latency that differ for sure.")
     say(console, f"  short training orders right  {trust.accuracy}")
     say(console, f"  more multiply-adds wins      {trust.more_macs}")
@@ -215,4 +215,5 @@ def _tell(console: Console, trust: Trust, num_seeds: int) -> None:
             f"  attention gains by training longer {100 * bias.value:+.1f} points over convolution "
             f"({100 * bias.low:+.1f} to {100 * bias.high:+.1f})",
         )
+    say(console, f"  (`hybridnas report {folder}` shows all this on the run's page)")
     say(console, verdict(trust))

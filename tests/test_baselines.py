@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import tempfile
+import threading
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from hybridnas import Run, SearchConfig, beginning, run_search, zoo
-from hybridnas.comparing import compare_run
+from hybridnas.comparing import compare_run, trained_before
 from hybridnas.cost.budget import Budget
 from hybridnas.cost.measure import Costing
 from hybridnas.cost.table import Table
@@ -129,6 +130,27 @@ def test_a_run_of_before_there_were_baselines_is_gone_on_with(
     assert "Winner: trial" in summary(run)
 
 
+def test_another_winner_is_not_told_the_gain_of_the_one_before(finished: Path) -> None:
+    assert all("gain" in row and "gain_margin" in row for row in Run.load(finished).result["baselines"])
+    before = trained_before(finished)
+    assert {row["name"] for row in before} >= {SMALL} and not any(
+        row.keys() & {"gain", "gain_margin"} for row in before
+    )
+
+
+def test_weights_that_are_not_fetched_in_time_are_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    arrived = threading.Event()
+
+    def fetch(repository: str, name: str, **_: object) -> str:
+        arrived.wait(60)
+        return name
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
+    assert of_timm.downloaded_weights(SMALL, 0.05) is None
+    arrived.set()
+    assert of_timm.downloaded_weights(SMALL, math.inf) == Path("model.safetensors")
+
+
 def test_killed_in_the_middle_it_goes_on(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Path(shutil.copytree(finished, tmp_path / "copy"))
     whole = Run.load(folder).result["baselines"]
@@ -170,7 +192,7 @@ class _Ended:
 
     class trainer:  # noqa: N801
         class dataset:  # noqa: N801
-            validation = range(60)
+            num_weighed = 60
 
 
 def test_another_takes_the_place_of_one_that_failed_among_three_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,7 +333,7 @@ def test_cached_weights_are_found_and_trained_on(
     file = weights_of(theirs, folder / "snapshots" / "abc" / "model.safetensors")
     assert cached_weights(SMALL) == file
 
-    design = baselines._with_weights(TimmModel(SMALL, 16), 3, None)
+    design = baselines._with_weights(TimmModel(SMALL, 16), 3, None, 60.0)
     assert isinstance(design, TimmModel) and design.weights == file and design.key != TimmModel(SMALL, 16).key
     ours, fresh = design.build(3).state_dict(), TimmModel(SMALL, 16).build(3).state_dict()
     same = [name for name in ours if torch.equal(ours[name], theirs.state_dict().get(name, torch.empty(0)))]
@@ -373,7 +395,7 @@ def test_weights_of_something_else_are_not_used(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(TrainingFailed, match="its pretrained weights cannot be used"):
         TimmModel(SMALL, 16, file).build(3)
     monkeypatch.setattr(baselines, "cached_weights", lambda name: file)
-    assert baselines._with_weights(TimmModel(SMALL, 16), 3, None) == TimmModel(SMALL, 16)
+    assert baselines._with_weights(TimmModel(SMALL, 16), 3, None, 60.0) == TimmModel(SMALL, 16)
 
 
 def test_weights_that_were_given_come_first_and_must_fit(

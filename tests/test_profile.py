@@ -225,6 +225,21 @@ def test_the_command_names_design_and_space(capsys, monkeypatch):
     assert "Start from fastvit_t8: the most accurate within 10 ms of the guide's 3." in out
     assert "--space mobile --budget-ms 10" in out
     assert "--around fastvit_t8 --budget-ms 10" in out
+    given = [
+        "--target",
+        "cpu",
+        "--runtime",
+        "onnxruntime",
+        "--precision",
+        "fp16",
+        "--batch-size",
+        "4",
+        "--threads",
+        "2",
+    ]
+    assert exit_code(recommend_app, ["--situation", "mobile", *given]) == 0
+    as_measured = "--target cpu --runtime onnxruntime --precision fp16 --latency-batch-size 4 --threads 2"
+    assert f"--space mobile {as_measured}\n" in capsys.readouterr().out
 
 
 def test_the_command_measures_the_zoo_only_where_it_must(capsys, monkeypatch):

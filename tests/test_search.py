@@ -15,11 +15,12 @@ import time
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
-from fakes import CountingTimer, Opened
+from fakes import CountingTimer, Opened, made_up_record
 from processes import SECONDS, Warm, start, wait_for_rows
 from rich.console import Console
 
@@ -34,6 +35,7 @@ from hybridnas.report.__main__ import app as report_app
 from hybridnas.report.figures import FIGURES
 from hybridnas.report.tables import summary
 from hybridnas.search import app
+from hybridnas.study.loop import Search
 from hybridnas.study.objective import NUM_MOST_ACCURATE
 from hybridnas.study.run import write_settings
 
@@ -172,6 +174,25 @@ def test_a_design_that_cannot_be_run_at_the_end_is_passed_over(
     assert int(number) != Run.load(Path(arguments[1])).best.number
 
 
+class NoFile(CountingTimer):
+    """A device that times networks, and opens none of their files."""
+
+    def __init__(self, target: str, **_: object) -> None:
+        super().__init__(target)
+
+    def measure_apart(self, model: Opened, image_size: int, **_: object) -> Latency:  # type: ignore[override]
+        raise CannotRun("no such file format")
+
+
+def test_that_none_can_be_exported_is_no_matter_of_the_budget(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("hybridnas.timing.Timer", NoFile)
+    assert exit_code(app, [*arguments, "--trials", "2", "--budget-ms", "100"]) == 2
+    (said,) = re.findall(r"(\d+) of the best designs cannot be exported, and no other", capsys.readouterr().err)
+    assert int(said) >= 1 and not (Path(arguments[1]) / "best").exists()
+
+
 @pytest.mark.parametrize("liars", [2, 1000])
 def test_the_next_best_takes_the_place_of_what_does_not_hold_the_budget(
     liars: int, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -190,6 +211,8 @@ def test_the_next_best_takes_the_place_of_what_does_not_hold_the_budget(
     if liars == 2 < len(eligible):
         assert code == 0 and len(passed_over) == 2
         assert str(run.best.number) not in passed_over
+        confirmed = {str(row["number"]) for row in run.result["confirmed"]}
+        assert str(run.best.number) in confirmed and not confirmed & {*passed_over}  # none of these is advised
         assert run.architecture(int(run.best.number)) == Architecture.from_json(
             (folder / "best" / "architecture.json").read_text()
         )
@@ -241,6 +264,26 @@ def test_a_machine_slower_than_last_time_is_said(
     slower = "warning: cpu is 40% slower than last time: its reference network takes 1.4 ms, then 1 ms."
     assert [slower in text for text in warned] == [False, True, False]
     assert [" slower than last time" in text for text in warned] == [False, True, False]
+
+
+def test_what_another_search_added_last_is_in_the_table(
+    space_file: Path, npz_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a study that is shared: it was read when this search had kept its own last trial."""
+    run = Search.run
+
+    def then_read(self: Search, **given: Any) -> None:
+        run(self, **given)
+        other = self.space.sample(lambda _, values: values[-1])
+        cost = replace(self.records[0].cost, latency_ms_p50=1.0)
+        self._put(replace(made_up_record(99, other), accuracies=(1.0,), costs=(cost,), worst_latency=1.0))
+
+    monkeypatch.setattr(Search, "run", then_read)
+    monkeypatch.setattr("hybridnas.timing.Timer", lambda target, **_: CountingTimer(target))
+    settings = {"space": str(space_file), "data": str(npz_file), "epochs": 1, "trials": 1, "threads": 1}
+    found = run_search(SearchConfig(**settings, baselines="none", out=tmp_path / "run"))
+    assert 99 in found.trials.number.tolist() and 99 in [row["number"] for row in found.result["confirmed"]]
+    assert (tmp_path / "run" / "best" / "card.md").is_file()
 
 
 def test_two_targets_give_a_front_each(
@@ -392,6 +435,7 @@ def test_resume_refuses_other_data_under_the_same_name(finished: Path, tmp_path:
         (["--budget-macs", "0"], "--budget-macs: input should be greater than 0, got 0"),
         (["--budget-ms", "nan"], "--budget-ms: input should be"),
         (["--time", "soon"], "--time: must be a duration such as 5m, 4m30s or 90s, got 'soon'."),
+        (["--batch-size", "1"], "--batch-size: input should be greater than or equal to 2, got 1."),
         (["--image-size", "3"], "--image-size: input should be greater than or equal to 8, got 3."),
         (["--space", "tniy"], "No space 'tniy': name one of coatnet, edge, hybrid, mobile, server,"),
         (["--data", "nowhere"], "--data nowhere does not exist"),

@@ -56,7 +56,7 @@ def test_networks_are_trained_longer_and_compared(trust, folder):
     assert found["epochs"] == 2 and len(found["accuracies"]) == 4
     assert {len(seeds) for seeds in found["accuracies"].values()} == {2}
     assert found["trust"]["num_networks"] == 4
-    assert out.rstrip().endswith(found["verdict"])
+    assert out.rstrip().endswith(found["verdict"]) and "`hybridnas report " in out
     for words in ("more multiply-adds wins", "more parameters wins", "ceiling", "Kendall's tau"):
         assert words in out
 

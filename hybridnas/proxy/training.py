@@ -28,7 +28,7 @@ from hybridnas.errors import OutOfTime, TrainingFailed
 from hybridnas.files import write_atomic
 from hybridnas.locks import DeviceLock
 from hybridnas.model import build
-from hybridnas.proxy.steps import make_step
+from hybridnas.proxy.steps import WARM_UP, make_step
 from hybridnas.zoo.of_timm import TimmModel
 
 #: All cores train where a step takes less than this share of what one core needs.
@@ -218,6 +218,8 @@ class Trainer:
         last = until * steps_per_epoch
         lost = 0
         steady = start
+        # The first steps pay for allocation and kernel selection, on a GPU the next for being recorded.
+        settled = WARM_UP + 1 if self.device.type == "cuda" else 2
         while len(accuracies) < until:
             model.train()
             for x, labels in images.shuffled(recipe.batch_size, order, augment):
@@ -233,10 +235,10 @@ class Trainer:
                     raise TrainingFailed(f"diverged: the loss is {value:.3g} at step {step} of {total}")
                 now = time.perf_counter()
                 done = step - first
-                if done == 2:  # the first steps pay for allocation and kernel selection
+                if done == settled:
                     steady = now
-                elif done >= 5:
-                    expected = now - start + (now - steady) / (done - 2) * (last - step)
+                elif done >= settled + 3:
+                    expected = now - start + (now - steady) / (done - settled) * (last - step)
                     if expected > seconds_left * 1.1:
                         raise OutOfTime(f"would take {expected:.0f} s, {seconds_left:.0f} s are left")
                 on_step(done / (last - first))

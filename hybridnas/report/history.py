@@ -31,7 +31,7 @@ class History(NamedTuple):
             to `worst`.
         floor: Chance, or 0 where the number of classes is not known.
         worst: The budget; where there is none, the largest latency of these trials. In milliseconds, or with several
-            targets in budgets.
+            targets in budgets, or where these have none in times of the reference network.
     """
 
     seconds: NDArray[np.float64]
@@ -52,7 +52,6 @@ def history_of(run: Run) -> History:
         raise NotDrawn("no trial that was trained to the end says when")
     classes = run.result.get("num_classes")
     floor = 1 / classes if classes else 0.0
-    # With several targets `worst_latency` is in budgets, where there are some.
     bound = run.config.budget_on(0) if len(run.config.targets) < 2 else 1.0 if run.config.budget_ms else None
     worst = float(bound if bound is not None else done.worst_latency.max())
     gain = (done.accuracy.to_numpy(np.float64) - floor).clip(0)
@@ -104,7 +103,8 @@ def history_figure(run: Run) -> Figure:
         axes.yaxis.set_major_locator(MaxNLocator(5))
     figure.align_ylabels([top, middle])
     floor = f"chance ({100 * history.floor:.3g} %)" if history.floor else "accuracy 0"
-    bound = f"{history.worst:.3g} ms" if len(run.config.targets) < 2 else f"{history.worst:.3g} budgets"
+    several = "budgets" if run.config.budget_ms else "times the reference network"
+    bound = f"{history.worst:.3g} {'ms' if len(run.config.targets) < 2 else several}"
     middle.text(
         0.99,
         0.05,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -66,6 +66,7 @@ class SearchDisplay:
         self._config = config
         self._started = started
         self._best: TrialRecord | None = None
+        self._before = 0  # trainings that an earlier process began
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -86,14 +87,22 @@ class SearchDisplay:
     ) -> None:
         self._bar.stop()
 
+    def take_up(self, records: Sequence[TrialRecord]) -> None:
+        """What an earlier process found: the time of this one is not of those."""
+        for record in records:
+            self._note(record)
+        self._before = sum(record.was_begun for record in records)
+
+    def _note(self, record: TrialRecord) -> None:
+        if record.status == "complete" and (not self._best or (record.accuracy or 0) > (self._best.accuracy or 0)):
+            self._best = record
+
     def update(self, progress: SearchProgress) -> None:
         """A step was trained, or a trial ended."""
         if progress.ended:
-            record = progress.ended
-            if record.status == "complete" and (not self._best or (record.accuracy or 0) > (self._best.accuracy or 0)):
-                self._best = record
-            self.say(_line(record))
-        trained = sum(record.status != "infeasible" for record in progress.records)
+            self._note(progress.ended)
+            self.say(_line(progress.ended))
+        trained = sum(record.was_begun for record in progress.records)
         elapsed = time.monotonic() - self._started
         shares, left = [], ""
         if self._config.trials:
@@ -101,8 +110,9 @@ class SearchDisplay:
         if self._config.time:
             shares.append(elapsed / self._config.time)
             left = f"{_clock(self._config.time - elapsed)} left"
-        elif trained:
-            left = f"about {_clock(elapsed / max(shares[0], 1e-6) - elapsed)} left"
+        elif self._config.trials and trained > self._before:
+            own = trained + progress.share - self._before
+            left = f"about {_clock(elapsed * (self._config.trials - self._before - own) / own)} left"
         best = ""
         if self._best:
             best = f"best {100 * (self._best.accuracy or 0):.1f} % at {self._best.cost.milliseconds:.2f} ms"

@@ -35,9 +35,11 @@ def front_table(run: Run) -> Table:
     longer = {row["number"]: f"{100 * row['accuracy']:.1f} %" for row in confirmed}
     known = (run.trials.status == "complete") & (run.trials.design != "")
     shown = run.trials[known | run.trials.number.isin([*longer, winner])]
-    others = shown[~shown.number.isin(front.tail(NUM_ROWS).number)]
+    others = shown[~shown.number.isin(front.number)]
+    on_front = front[front.number.isin([*front.tail(NUM_ROWS).number, *shown.number])]
+    bound = "budget" if run.config.budget_ms else "reference network's"
     which = (
-        "Robust front (accuracy against the worst latency over its budget)"
+        f"Robust front (accuracy against the worst latency over its {bound})"
         if several
         else "Pareto front (short-training accuracy against latency)"
     )
@@ -53,15 +55,19 @@ def front_table(run: Run) -> Table:
         table.add_column(Text(name), justify="right", overflow="fold")
     table.add_column("MMAC", justify="right")
     table.add_column("params", justify="right")
-    for part, style in ((front.tail(NUM_ROWS), ""), (others, "dim")):
+    for part, style in ((on_front, ""), (others, "dim")):
         for _, row in part.sort_values("worst_latency").iterrows():
             table.add_row(
                 *_cells(row, list(latencies.values()), [longer.get(row.number, "")] if longer else []),
                 style="bold green" if row.number == winner else style,
             )
         table.add_section()
+    captions = []
+    if len(on_front) < len(front):
+        captions.append(f"above the line: {len(on_front)} of the {len(front)} on the front, all of the most accurate")
     if len(others):
-        table.caption = "below the line: known designs, and what was trained longer, that are not on the front"
+        captions.append("below the line: known designs, and what was trained longer, that are not on the front")
+    table.caption = "\n".join(captions) or None
     return table
 
 
@@ -128,6 +134,7 @@ def _paid_off(run: Run) -> list[str]:
         own = f", itself the known design {run.best.design}," if run.best.design else ""
         clauses = [_beside(row, winner_ms) for row in rows]
         lines.append(f"Did it pay off? At {winner_ms:.2f} ms the winner{own} is {'; '.join(clauses)}.")
+        lines.append("  (by the validation images, on which the winner was chosen: that favours it a little)")
     elif run.best.design and "baseline_remarks" in result:
         lines.append(f"Did it pay off? The winner is itself the known design {run.best.design}.")
     elif "baseline_remarks" in result:

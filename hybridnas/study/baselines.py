@@ -31,6 +31,8 @@ NUM_TRAINED = 2
 FINDING_SHARE, MOST_FINDING_S, LOOK_S = 1 / 4, 90.0, 0.4
 #: The zoo is walked by multiply-adds; after so many in a row over the budget the rest is taken to be, too.
 TOO_LARGE = 6
+#: Fetching the weights of one takes no larger share of the time that is left.
+FETCHING_SHARE = 1 / 4
 #: In fewer seconds nothing is begun.
 LEAST_S = 5.0
 #: What a training of a known latency takes at least, as a share of what those of the search let expect (of six designs
@@ -270,7 +272,7 @@ def train_baselines(
                 continue
             if not number:
                 try:
-                    each.design = _with_weights(each.design, search.trainer.dataset.num_classes, weights)
+                    each.design = _with_weights(each.design, search.trainer.dataset.num_classes, weights, left)
                 except TrainingFailed as problem:
                     failed[i] = problem
                     continue
@@ -279,7 +281,7 @@ def train_baselines(
                 gone.append(f"{each.name} was trained from one seed: the weights that it began with are gone.")
                 continue
             begun.add(i)
-            yield _task(search, each, i, number, left)
+            yield _task(search, each, i, number, seconds_left())  # weights may have been fetched
 
     for number in range(NUM_SEEDS):
         num_failed = -1
@@ -342,8 +344,8 @@ def _hub_answers() -> bool:
     return hub_answers()
 
 
-def _with_weights(design: Design, num_classes: int, folder: Path | None) -> Design:
-    """One of timm's models with the weights of a folder, or with timm's, if they can be had and fit.
+def _with_weights(design: Design, num_classes: int, folder: Path | None, seconds_left: float) -> Design:
+    """One of timm's models with the weights of a folder, or with timm's, if they can be had in time and fit.
 
     Raises:
         TrainingFailed: those of the folder do not fit.
@@ -351,7 +353,9 @@ def _with_weights(design: Design, num_classes: int, folder: Path | None) -> Desi
     if not isinstance(design, TimmModel):
         return design
     given = folder and given_weights(design.name, folder)
-    file = given or cached_weights(design.name) or (downloaded_weights(design.name) if _hub_answers() else None)
+    file = given or cached_weights(design.name)
+    if file is None and _hub_answers():
+        file = downloaded_weights(design.name, FETCHING_SHARE * seconds_left)
     if file is None:
         return design
     trained = replace(design, weights=file)

@@ -109,6 +109,8 @@ class CostAwareSampler(BaseSampler):
         self.latency_counts = latency_counts
         self._proposal: Params = {}
         self._known: dict[str, Candidate] = {}
+        self._asked: list[Params] = []  # since a trial ended: what was not taken is not proposed again
+        self._asked_at = 0
         self._tried: set[str] = set()  # keys
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
@@ -117,8 +119,12 @@ class CostAwareSampler(BaseSampler):
         if not trial.system_attrs.get("fixed_params"):
             running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
             waiting = [each.params for each in running if each.number != trial.number]
+            if self._asked_at != len(self.records):
+                self._asked_at, self._asked = len(self.records), []
+            waiting += [params for params in self._asked if params not in waiting]
             with self._libraries.limit(limits=1, user_api="blas"):  # for small matrices threads are slower
                 self._proposal = self._propose(random.Random(derive_seed(self.seed, len(self.records))), waiting)
+            self._asked.append(self._proposal)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """None: which choices there are depends on others."""

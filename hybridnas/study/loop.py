@@ -11,7 +11,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import NamedTuple
@@ -183,7 +183,7 @@ class Search:
     @property
     def num_begun(self) -> int:
         """Trials that were trained, whether or not to the end, and whether or not that went well."""
-        return sum(record.status != "infeasible" for record in self.records)
+        return sum(record.was_begun for record in self.records)
 
     @property
     def _none_held(self) -> bool:
@@ -317,9 +317,10 @@ class Search:
                 place = self._places.get(middle.key)
                 if place is None:
                     continue
-                too_much = self.records[place].status == "infeasible"
-                num_held += not too_much
-                num_over += too_much and self.records[place].cost.latency_ms_p50 is not None
+                then = self.records[place]
+                too_much = then.status == "infeasible"
+                num_held += then.was_begun and not too_much
+                num_over += too_much and then.cost.latency_ms_p50 is not None
             least = self.space.design(families, size=0.0) if too_much else None
             if least is not None:
                 yield Proposal(least, name)
@@ -415,10 +416,28 @@ class Search:
 
     def _end(self, record: TrialRecord, attrs: Mapping[str, object] | None = None) -> None:
         """Keep a trial that ended a rung."""
+        if self._is_shared:
+            record = self._with_own_number(record)
         record = replace(record, ended=self._before + time.monotonic() - self.started)
         with self.clock("keeping"):
             self._keep(record, attrs)
         self.report(Progress(self.records, ended=record))
+
+    def _with_own_number(self, record: TrialRecord) -> TrialRecord:
+        """With another number where another search took its own: a claim to it is lost with the server's connection."""
+        assert self.storage
+        self._learn()
+        if not any(
+            other.number == record.number and other.architecture.key != record.architecture.key
+            for other in self.records
+        ):
+            return record
+        self._claims.release(f"number {record.number}")
+        number = self._claimed_number()
+        for place in (self.storage.checkpoint, self.storage.weights):
+            with suppress(FileNotFoundError):
+                place(record.number).rename(place(number))
+        return replace(record, number=number)
 
     def _keep(self, record: TrialRecord, attrs: Mapping[str, object] | None) -> None:
         self._put(record)

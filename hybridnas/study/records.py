@@ -73,6 +73,11 @@ class TrialRecord:
         """Validation accuracy at the last rung that it ended, 0..1."""
         return self.accuracies[-1] if self.accuracies else None
 
+    @property
+    def was_begun(self) -> bool:
+        """Whether its training began, however that ended."""
+        return bool(self.accuracies) or (self.status == "failed" and self.cost.milliseconds is not None)
+
     def to_json(self) -> str:
         """One line of JSON."""
         fields = asdict(self)

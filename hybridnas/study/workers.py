@@ -59,9 +59,15 @@ class Workers:
         self._setup = setup
         self._stillborn = 0
         begin()
-        self._workers = [self._start(place) for place in range(count)]
-        while not all(worker.ready for worker in self._workers):  # loading is work: nothing is to be timed beside it
-            self._listen()
+        self._workers: list[Worker] = []
+        try:
+            for place in range(count):
+                self._workers.append(self._start(place))
+            while not all(worker.ready for worker in self._workers):  # loading is work: nothing is timed beside it
+                self._listen()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def processes(self) -> list[int]:

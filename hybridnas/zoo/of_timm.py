@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import urllib.request
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -127,13 +128,23 @@ def hub_answers() -> bool:
         return False
 
 
-def downloaded_weights(name: str) -> Path | None:
-    """Fetch timm's default weights of a model from the hub; None where it does not give them."""
+def downloaded_weights(name: str, seconds: float) -> Path | None:
+    """Fetch timm's default weights of a model from the hub; None where it does not give them in so many seconds.
+
+    What is too late for this search goes on being fetched while it lasts, and the next one finds it in the cache.
+    """
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.hf_hub_id:
         return None
     repository, _, revision = config.hf_hub_id.partition("@")
-    try:
-        return Path(huggingface_hub.hf_hub_download(repository, "model.safetensors", revision=revision or None))
-    except Exception:  # whatever the hub's client or the network complain of
-        return None
+    found: list[Path] = []
+
+    def fetch() -> None:
+        with contextlib.suppress(Exception):  # whatever the hub's client or the network complain of
+            file = huggingface_hub.hf_hub_download(repository, "model.safetensors", revision=revision or None)
+            found.append(Path(file))
+
+    fetching = threading.Thread(target=fetch, daemon=True)
+    fetching.start()
+    fetching.join(min(seconds, threading.TIMEOUT_MAX))
+    return found[0] if found else None

@@ -295,6 +295,10 @@ def test_history_is_the_area_above_chance_and_below_the_budget() -> None:
     assert found.seconds.tolist() == [10, 20, 30] and found.best.tolist() == [0.6, 0.8, 0.8]
     areas = [0.35 * 5, 0.35 * 3 + 0.55 * 2, 0.35 * 3 + 0.55 * 2]
     assert found.hypervolume == pytest.approx(np.array(areas) / (10 * 0.75))
+    several = [row | {"status": row.get("status", "complete")} for row in rows]
+    for budget, said_so in ((10.0, "below 1 budgets"), (None, "below 8 times the reference network")):
+        figure = history_figure(run_of(several, budget_ms=budget, target=("cpu", "ssh://pi@edge")))
+        assert any(said_so in text for text in texts(figure))
     unbound = history_of(run_of(rows))
     assert unbound.worst == 8 and unbound.floor == 0
     assert unbound.hypervolume[1] == pytest.approx(0.6 * 3 / 8)

@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pandas as pd
 import pytest
@@ -23,7 +24,7 @@ from hybridnas import Run
 from hybridnas.cli import exit_code
 from hybridnas.dashboard import app as dashboard_app
 from hybridnas.errors import NotDrawn, RunError
-from hybridnas.pipeline import _draw
+from hybridnas.pipeline import _draw, _drawn_if_stopped
 from hybridnas.report.__main__ import app
 from hybridnas.report.figures import FIGURES
 from hybridnas.report.runs import compare_runs, runs_figure
@@ -314,3 +315,27 @@ def test_a_search_that_cannot_draw_says_so_and_goes_on(folders: list[Path], monk
     console = Console(record=True, width=200)
     _draw(Run.load(folders[0]), console)
     assert "warning: not all figures could be drawn (ZeroDivisionError: none left)" in console.export_text()
+
+
+def test_a_damaged_file_of_trust_costs_no_search_its_end(folders: list[Path], tmp_path: Path) -> None:
+    folder = copy_of(folders[0], tmp_path)
+    (folder / "trust.json").write_text("{")
+    console = Console(record=True, width=400)
+    _draw(Run.load(folder), console)
+    assert "trust.json is damaged" in console.export_text(clear=False)
+    with pytest.raises(KeyboardInterrupt), _drawn_if_stopped(folder, console):
+        raise KeyboardInterrupt
+    assert console.export_text().count("trust.json is damaged") == 2
+
+
+def test_of_a_long_front_the_most_accurate_and_what_is_named_are_shown(folders: list[Path]) -> None:
+    run = Run.load(folders[0])
+    of_all = run.trials[run.trials.status == "complete"].iloc[[0] * 20].reset_index(drop=True)
+    run.trials = of_all.assign(
+        number=range(20), design=["the known"] + 19 * [""], worst_latency=range(1, 21), accuracy=np.arange(1, 21) / 20
+    )
+    run.result = {"winner": 1}
+    table = front_table(run)
+    (numbers,) = [list(column.cells) for column in table.columns if column.header == "trial"]
+    assert numbers == ["0", "1", *map(str, range(8, 20))]
+    assert table.caption == "above the line: 14 of the 20 on the front, all of the most accurate"

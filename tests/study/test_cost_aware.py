@@ -132,6 +132,18 @@ def test_of_many_trials_the_best_and_the_latest_are_learnt_from() -> None:
     assert _best_and_latest(values[:5]).tolist() == [0, 1, 2, 3, 4]
 
 
+def test_what_was_not_taken_is_not_proposed_again() -> None:
+    records = searched(12, 0, table=True)
+    sampler = CostAwareSampler(TINY, records, BUDGET, lambda architecture: [cost(truth(architecture)[1])], [1.0], 0)
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+    asked = []
+    for _ in range(3):
+        trial = study.ask()
+        asked.append(suggest(trial, TINY).key)
+        study.tell(trial, state=TrialState.FAIL)
+    assert len(set(asked)) == 3
+
+
 def test_it_finds_more_than_chance_and_wastes_nothing_where_the_table_knows() -> None:
     own = searched(45, 0, table=True)
     assert sum(each.status == "infeasible" for each in own) <= 2

@@ -815,6 +815,37 @@ def test_what_other_searches_let_go_on_takes_places(make_search: MakeSearch, mon
     assert other and other.number == 1
 
 
+def test_a_number_that_another_search_took_is_given_up(
+    make_search: MakeSearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a server was gone for a while, and with it this search's claim to the number."""
+    monkeypatch.setattr(Storage, "is_shared", True)
+    search = make_search()
+    theirs, own = [search.space.design(families, size=0.5) for families in list(search.space.layouts().values())[:2]]
+    assert theirs and own and search.storage
+    record = made_up_record(0, own)
+    assert search._with_own_number(record) is record
+    search._put(made_up_record(0, theirs))
+    search.storage.weights(0).parent.mkdir()
+    search.storage.weights(0).write_bytes(b"own")
+    again = search._with_own_number(record)
+    assert again == replace(record, number=1)
+    assert search.storage.weights(1).read_bytes() == b"own" and not search.storage.weights(0).exists()
+
+
+def test_what_counts_as_begun(make_search: MakeSearch) -> None:
+    search = make_search()
+    design = search.space.design(next(iter(search.space.layouts().values())), size=0.5)
+    assert design
+    trained = made_up_record(0, design)
+    not_timed = replace(trained.cost, latency_ms_p50=None, predicted_ms=None)
+    assert trained.was_begun
+    assert replace(trained, status="infeasible").was_begun  # as it was timed after its first rung
+    assert replace(trained, status="failed", accuracies=()).was_begun
+    assert not replace(trained, status="infeasible", accuracies=()).was_begun
+    assert not replace(trained, status="failed", accuracies=(), costs=(not_timed,)).was_begun  # it cannot be run
+
+
 def test_a_search_that_stops_for_lack_of_time_waits_for_what_is_in_flight(make_search: MakeSearch) -> None:
     search = make_search()
     search.places = places = Several(search, 2)

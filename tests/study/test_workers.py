@@ -119,6 +119,21 @@ def test_workers_that_cannot_begin():
         Workers(2, jobs.make_complaint)
 
 
+def test_none_is_left_where_one_cannot_be_started(monkeypatch):
+    start, started = Workers._start, []
+
+    def start_one(self, place):
+        if place:
+            raise OSError("no more processes")
+        started.append(start(self, place))
+        return started[-1]
+
+    monkeypatch.setattr(Workers, "_start", start_one)
+    with pytest.raises(OSError, match="no more processes"):
+        Workers(2, jobs.make_worker)
+    assert not started[0].process.is_alive()
+
+
 def test_workers_end_with_their_parent(tmp_path):
     file = tmp_path / "pids"
     parent = subprocess.Popen([sys.executable, jobs.__file__, str(file)], env={**os.environ, "PYTHONPATH": ""})
