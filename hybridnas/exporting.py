@@ -27,7 +27,7 @@ from hybridnas.export.card import Card, write_card
 from hybridnas.export.describing import training_card, trial_card
 from hybridnas.export.formats import FORMATS, read_formats
 from hybridnas.export.parity import Parity, check_file, not_written
-from hybridnas.export.preprocessing import Preprocessing
+from hybridnas.export.preprocessing import Preprocessing, plain
 from hybridnas.files import UNFINISHED, write_atomic
 from hybridnas.full_training import ALL, CHECKPOINT
 from hybridnas.model import HybridNet
@@ -191,7 +191,7 @@ def _of_training(folder: Path, data: str | None, console: Console) -> Trained:
     with telling(console) as tell, _data_said(folder, place, given=data is not None):
         loading = Loading(preprocessing.image_size, config.split_seed or 0, most, config.max_bad, tell)
         dataset = open_source(place).load(loading)
-    if dataset.class_names != preprocessing.class_names:
+    if plain(dataset.class_names) != preprocessing.class_names:
         raise RunError(f"--data {place} has other classes than what {folder} was trained on.")
     images = _some(dataset, preprocessing.image_size)
     return Trained("training", model, training_card(folder, config, model), preprocessing, images, available_cores())

@@ -154,7 +154,7 @@ def _open(config: TrainConfig, *, resume: bool) -> tuple[TrainConfig, Path]:
     whose = origin(config.architecture)
     data = config.data or (whose.data if whose else SYNTHETIC)
     # The images that weights were chosen and tested on stay what they were, whatever the seed of the training.
-    began = whose or (origin(config.pretrained) if config.pretrained and Path(config.pretrained).is_file() else None)
+    began = (origin(config.pretrained) if config.pretrained and Path(config.pretrained).is_file() else None) or whose
     own = began is not None and _same_data(data, began.data)
     found |= {"data": data, "split_seed": began.seed if began and own else config.seed}
     return config.model_copy(update={n: v for n, v in found.items() if getattr(config, n) is None}), folder

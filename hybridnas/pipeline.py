@@ -249,10 +249,12 @@ def _load(source: Source, config: SearchConfig, image_size: int, console: Consol
 
 def _nothing_trained(search: Search, config: SearchConfig) -> ConfigError:
     """Why a search that ended has no accuracy at all."""
-    trained = [record for record in search.records if record.status != "infeasible"]
-    failed = [record for record in trained if record.status == "failed"]
-    if failed and failed == trained:
-        return ConfigError(f"All {len(failed)} trainings failed; the last: {failed[-1].reason}.")
+    begun = [record for record in search.records if record.was_begun]
+    failed = [record for record in search.records if record.status == "failed"]
+    if failed and not begun:
+        return ConfigError(f"None of the {len(failed)} designs can be run; the last: {failed[-1].reason}.")
+    if failed and begun == [record for record in failed if record.was_begun]:
+        return ConfigError(f"All {len(begun)} trainings failed; the last: {begun[-1].reason}.")
     within = f" within {config.time:g} s" if config.time else ""
     return ConfigError(
         f"No training reached its last epoch{within}: go on with --resume and more --time, or begin anew with fewer "

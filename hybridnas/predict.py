@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from hybridnas.cli import run, wide_console
+from hybridnas.errors import DataError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -34,8 +35,18 @@ def predict(
         from hybridnas.predicting import Predictor, table
 
         predictor = Predictor.open(bundle, file_format)
-    predictions = [predictor.classify(path, top) for path in images]
-    console.print(table(predictor, predictions))
+    predictions, problems = [], []
+    for path in images:
+        try:
+            predictions.append(predictor.classify(path, top))
+        except DataError as problem:
+            problems.append(problem)
+    if predictions:
+        console.print(table(predictor, predictions))
+    for problem in problems[:-1]:
+        typer.echo(f"hybridnas: {problem}", err=True)
+    if problems:
+        raise problems[-1]
 
 
 if __name__ == "__main__":

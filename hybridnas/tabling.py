@@ -196,7 +196,11 @@ def _fill(predictor: Predictor, group: Sequence[Timing], leave_out: Callable[[st
     try:
         predictor.fill(group, leave_out=leave_out)
     except CannotRun as error:  # in the middle of timing, when nobody can say which
-        reason = f"one of {', '.join(str(timing.part) for timing in group)}: {error}"
+        if len(group) > 1:
+            for timing in group:
+                _fill(predictor, [timing], leave_out)
+            return
+        reason = f"{group[0].part}: {error}"
         predictor.refuse(predictor.lacking(group), reason)
         leave_out(reason)
 

@@ -540,7 +540,7 @@ def test_help_needs_no_torch() -> None:
 
 def test_stopped_at_any_moment_no_finished_trial_is_lost(arguments: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    flags = [*arguments, "--trials", "12", "--threads", "1", "--baselines", "none"]
+    flags = [*arguments, "--trials", "8", "--threads", "1", "--baselines", "none"]
     before = pd.DataFrame()
     for name in ("SIGINT", "SIGTERM", "SIGKILL"):
         process = (start if name == "SIGTERM" else Warm)("search", *flags, *["--resume"] * (len(before) > 0))
@@ -564,7 +564,7 @@ def test_stopped_at_any_moment_no_finished_trial_is_lost(arguments: list[str], t
     assert process.returncode == 0, err
     after = pd.read_csv(folder / "trials.csv")
     pd.testing.assert_frame_equal(after.iloc[: len(before)], before, check_dtype=False)
-    assert (after.status == "complete").sum() == 12 and not after.key.duplicated().any()
+    assert (after.status == "complete").sum() == 8 and not after.key.duplicated().any()
     with sqlite3.connect(folder / "study.db") as database:
         states = [state for (state,) in database.execute("select state from trials")]
     assert "RUNNING" not in states

@@ -156,6 +156,7 @@ def test_its_own_test_images_stay_unseen_however_files_of_a_run_are_named(train,
             (best / "architecture.json", None, (), 5),
             (copied, elsewhere, weights_file, 5),
             (copied, elsewhere, (), 0),  # from scratch, so that nothing was seen
+            (best / "architecture.json", None, ("--pretrained", tmp_path / "2" / "best" / "weights.safetensors"), 0),
         ]
     ):
         code, out, err = train("--epochs", 1, *flags, what=what, data=data, out=f"{i}")
@@ -206,6 +207,8 @@ def test_a_card_names_the_design_that_its_weights_came_with(tmp_path):
     ):
         config = TrainConfig(architecture="levit_128", data="synthetic", split_seed=0, **given)
         assert training_card(tmp_path, config, model).retrain[:3] == ["hybridnas", "train", named]
+    config = TrainConfig(architecture="levit_128", data="photos", split_seed=0, flip=True, max_bad=50)
+    assert training_card(tmp_path, config, model).retrain[-3:] == ["--flip", "--max-bad", "50"]
 
 
 def test_timm_weights_from_a_file(train, tmp_path):

@@ -173,9 +173,9 @@ def test_share_of_attention(searched):
         assert 0 <= share <= 1 and (share == 1) == (set(design.layout) == {"T"})
 
 
-def test_a_run_with_an_image_size_of_its_own(space_file, tmp_path, capsys):
+def test_a_run_with_an_image_size_of_its_own(space_file, npz_file, tmp_path, capsys):
     """The space of the run folder still says another size."""
     given = {"epochs": 1, "trials": 3, "threads": 1, "baselines": "none"}
-    run_search(SearchConfig(space=str(space_file), image_size=8, out=tmp_path / "run", **given))
+    run_search(SearchConfig(space=str(space_file), data=str(npz_file), image_size=8, out=tmp_path / "run", **given))
     assert exit_code(app, [str(tmp_path / "run"), "--networks", "3", "--epochs", "2"]) == 0
     assert "3 networks" in capsys.readouterr().out

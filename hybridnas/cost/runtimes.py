@@ -36,7 +36,7 @@ NEEDS = {
 }
 #: The extra of this package that brings them, where it has another name.
 EXTRAS = {"onnxruntime": "onnx"}
-#: Networks that a process compiles before it says that it cannot compile another.
+#: More networks than a process ever compiles.
 MOST_COMPILED = 1 << 20
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -149,8 +149,9 @@ def _compiled(network: nn.Module, x: Tensor) -> Run:
             return compiled(x)
 
     # All networks are of one class, whose code torch would compile a few times and then, silently, run as it is.
+    # (Torch 2.6 knows the limits by these names, later ones by these, too.)
     as_often_as_needed = torch._dynamo.config.patch(
-        recompile_limit=MOST_COMPILED, accumulated_recompile_limit=MOST_COMPILED, fail_on_recompile_limit_hit=True
+        cache_size_limit=MOST_COMPILED, accumulated_cache_size_limit=MOST_COMPILED
     )
     with warnings.catch_warnings(), as_often_as_needed:
         warnings.simplefilter("ignore")

@@ -17,7 +17,7 @@ from hybridnas.cost.probe import Run, Turn
 from hybridnas.cost.reference import reference
 from hybridnas.cost.runtimes import Input, Setting, check_installed, open_module, packages_of, to_onnx
 from hybridnas.cost.ssh import SshTarget
-from hybridnas.errors import CannotRun, ConfigError, first_clause
+from hybridnas.errors import CannotRun, ConfigError, TargetError, first_clause
 from hybridnas.locks import DeviceLock
 
 #: A network as a module in the form that is deployed, or the file of one.
@@ -93,6 +93,10 @@ class LocalTarget:
                     opened, self._reference, seconds=seconds, time_pass=self._time_pass, min_turns=min_turns
                 )
             except Exception as error:  # memory that ran out, or whatever else a runtime says of a pass
+                try:
+                    self._reference()
+                except Exception:  # no network is to blame
+                    raise TargetError(f"The target {self.device} is gone: {first_clause(error)}.") from error
                 raise CannotRun(f"{self.setting.runtime} on {self.device}: {first_clause(error)}") from error
 
     def environment(self) -> dict[str, Any]:

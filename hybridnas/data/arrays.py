@@ -21,6 +21,10 @@ from hybridnas.errors import DataError
 NPZ_KEYS = ("train_images", "train_labels", "test_images", "test_labels", "class_names")
 #: A label beyond it numbers no class.
 MOST_CLASSES = 100_000
+#: What a damaged, an encrypted or a strangely packed archive ends in.
+UNREADABLE = (
+    OSError, ValueError, EOFError, KeyError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error
+)  # fmt: skip
 #: Bytes of images that are read at once.
 PIECE = 2**25
 
@@ -39,11 +43,11 @@ def npz_source(path: Path) -> Source:
             _check_names(path, names)
             heads = {key: _Stored.find(path, key) for key in names if key in ("train_images", "test_images")}
             others = {key: file[key] for key in names if key in NPZ_KEYS and key not in heads}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path} cannot be read as an npz file: {str(error).rstrip('.')}.") from None
     parts = {which: _labels(path, heads, others, which) for which in ("train", "test") if f"{which}_images" in heads}
     if "class_names" in others:
-        class_names = tuple(str(name) for name in others["class_names"])
+        class_names = _class_names(path, others["class_names"])
     else:
         largest = max(int(labels.max(initial=0)) for labels in parts.values())
         if largest >= MOST_CLASSES:
@@ -51,6 +55,10 @@ def npz_source(path: Path) -> Source:
         class_names = tuple(map(str, range(1 + largest)))
     if not len(parts["train"]):
         raise DataError(f"{path}: train_images is empty.")
+    channels = {name: head.shape[3] if len(head.shape) == 4 else 1 for name, head in heads.items()}
+    if len({*channels.values()}) > 1:
+        said = " and ".join(f"{name} {count}" for name, count in channels.items())
+        raise DataError(f"{path}: both parts must be grey or both in colour; of channels {said}.")
 
     def load(loading: Loading) -> Dataset:
         labelled = {which: _part(heads[f"{which}_images"], labels, loading) for which, labels in parts.items()}
@@ -75,6 +83,12 @@ def _check_names(path: Path, names: list[str]) -> None:
         )
     if ("test_images" in names) != ("test_labels" in names):
         raise DataError(f"{path}: test_images and test_labels must come together.")
+
+
+def _class_names(path: Path, names: NDArray[Any]) -> tuple[str, ...]:
+    if names.ndim != 1:
+        raise DataError(f"{path}: class_names must be a list of names, got an array of shape {names.shape}.")
+    return tuple(name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in names.tolist())
 
 
 def _labels(path: Path, heads: dict[str, _Stored], others: dict[str, NDArray[Any]], which: str) -> NDArray[np.int64]:
@@ -118,7 +132,7 @@ class _Stored:
         """All images (n, C, H, W), some at a time, with the number of the first."""
         try:
             yield from self._pieces()
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except UNREADABLE as error:
             raise DataError(f"{self.path} cannot be read as an npz file: {str(error).rstrip('.')}.") from None
 
     def _pieces(self) -> Iterator[tuple[int, Images]]:

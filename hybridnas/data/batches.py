@@ -68,7 +68,10 @@ def layout(device: torch.device, image_size: int) -> torch.memory_format:
 
 
 def channel_statistics(part: Split) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel (C,), in 0..255, over at most 2,000 images of `part`."""
+    """Mean and standard deviation of each channel (C,), in 0..255, over all images of `part`, or every nth of many.
+
+    (Of more than 2,000 these are 2,000 to 3,999.)
+    """
     sample = part.images[:: max(1, len(part) // 2000)].astype(np.float32)
     mean, std = sample.mean((0, 2, 3)), sample.std((0, 2, 3))
     return torch.from_numpy(mean), torch.from_numpy(np.maximum(std, 1.0))

@@ -17,6 +17,8 @@ from hybridnas.files import cache_folder, write_atomic
 
 #: Bytes of decoded images that are kept; the longest unused go first.
 LIMIT = 20e9
+#: Images that are copied at once.
+AT_ONCE = 1024
 #: What nobody wrote to for so long was being decoded by a process that was killed.
 ABANDONED_S = 86_400
 
@@ -68,8 +70,12 @@ def _write(path: Path, shape: tuple[int, ...], fill: Fill) -> list[int]:
     whole.flush()
     if unfilled:
         without = path.with_suffix(".part")  # never over a file that is mapped
+        filled = np.delete(np.arange(len(whole)), unfilled)
+        head = np.lib.format.header_data_from_array_1_0(whole) | {"shape": (len(filled), *shape[1:])}
         with without.open("wb") as file:
-            np.save(file, np.delete(whole, unfilled, axis=0))
+            np.lib.format.write_array_header_1_0(file, head)
+            for start in range(0, len(filled), AT_ONCE):  # the whole may be larger than the memory
+                file.write(whole[filled[start : start + AT_ONCE]].tobytes())
         without.replace(path)
     return unfilled
 

@@ -17,6 +17,9 @@ from hybridnas.data.loading import Loading, Source, encoded_dataset
 from hybridnas.errors import DataError, first_clause
 from hybridnas.files import cache_folder
 
+#: Images of the hub that are opened, at most, to see how large they are.
+NUM_TRIED = 32
+
 
 @dataclass(frozen=True)
 class TorchvisionImages:
@@ -35,7 +38,10 @@ class TorchvisionImages:
     def read(self, i: int, most: int = -1) -> bytes:
         """Upright and without compression."""
         file = io.BytesIO()
-        ImageOps.exif_transpose(self.images[i][0]).save(file, "TIFF")
+        try:
+            ImageOps.exif_transpose(self.images[i][0]).save(file, "TIFF")
+        except Exception as error:  # it is decoded here, and Pillow stumbles in any way
+            raise OSError(first_clause(error)) from error
         return file.getvalue()[: most if most >= 0 else None]
 
     def sizes(self) -> Sequence[int] | None:
@@ -63,6 +69,8 @@ def torchvision_source(name: str) -> Source:
     except (TypeError, ValueError, AttributeError) as error:
         reason = first_clause(error)
         raise DataError(f"torchvision:{name} is not of images with one class each: {reason}.") from None
+    except (OSError, SyntaxError) as error:
+        raise DataError(f"torchvision:{name} has an image that cannot be read: {first_clause(error)}.") from None
     classes = getattr(train, "classes", None) or range(1 + int(labelled[0][1].max()))
     class_names = tuple(str(label) for label in classes)
     return Source(name, size, lambda loading: encoded_dataset(name, labelled, class_names, loading))
@@ -164,8 +172,15 @@ def hf_source(spec: str) -> Source:
         labelled = [(HubImages(name, encoded[split], image), labels[split]) for split in splits]
         return encoded_dataset(name.rstrip("/").rpartition("/")[2], labelled, tuple(features[label].names), loading)
 
-    try:
-        first = Image.open(io.BytesIO(HubImages(name, encoded["train"], image).read(0)))
-    except (OSError, IndexError, ValueError) as error:
-        raise DataError(f"The first image of --data hf:{spec} cannot be read: {first_clause(error)}.") from None
-    return Source(name, min(first.size), load)
+    return Source(name, _side(HubImages(name, encoded["train"], image), spec), load)
+
+
+def _side(images: HubImages, spec: str) -> int:
+    """The shorter side of the first image that can be read; loading says which cannot."""
+    problem = "it is empty"
+    for i in range(min(NUM_TRIED, len(images))):
+        try:
+            return min(Image.open(io.BytesIO(images.read(i))).size)
+        except Exception as error:  # as in loading
+            problem = first_clause(error)
+    raise DataError(f"The first images of --data hf:{spec} cannot be read: {problem}.")

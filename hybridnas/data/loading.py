@@ -6,7 +6,7 @@ import hashlib
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 from hybridnas.data.cache import cached
 from hybridnas.data.dataset import Dataset, Images, Indices, Labels, Part, make_dataset
-from hybridnas.errors import DataError
+from hybridnas.errors import DataError, first_clause
 
 #: Goes into the keys of the cache: change it with what decoding gives.
 VERSION = "1"
@@ -126,12 +126,13 @@ def encoded_part(pictures: Pictures, labels: Labels, loading: Loading, digests: 
     """A part whose images are decoded when they are asked for, in parallel, and kept in the cache."""
 
     def load(chosen: Indices) -> tuple[Images, Indices]:
-        key = _content_key(pictures, chosen, loading)
+        key, unread = _content_key(pictures, chosen, loading)
         shape = (len(chosen), 3, loading.image_size, loading.image_size)
         reasons: dict[int, str] = {}
 
         def fill(images: Images) -> list[int]:
-            for position, found in enumerate(_ahead(partial(_decode, pictures, size=loading.image_size), chosen)):
+            decode = partial(_decode, pictures, unread, size=loading.image_size)
+            for position, found in enumerate(_ahead(decode, chosen)):
                 if isinstance(found, str):
                     reasons[position] = found
                     loading.leave_out(pictures.name(int(chosen[position])), found)
@@ -184,12 +185,17 @@ def _digest(places: Sequence[tuple[Pictures, int]], most: int, k: int) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=7).digest())
 
 
-def _content_key(pictures: Pictures, chosen: Indices, loading: Loading) -> str:
+def _content_key(pictures: Pictures, chosen: Indices, loading: Loading) -> tuple[str, set[int]]:
+    """What the decoded images are kept under, and the numbers of those that cannot be read."""
     digest = hashlib.sha256(f"{VERSION} {loading.image_size}".encode())
-    for position, content in enumerate(_ahead(partial(_read, pictures), chosen), 1):
+    unread = set()
+    contents = _ahead(partial(_read, pictures), chosen)
+    for position, (i, content) in enumerate(zip(chosen.tolist(), contents, strict=True), 1):
         digest.update(hashlib.blake2b(content, digest_size=16).digest())
+        if not content:
+            unread.add(i)
         loading.tell("reading", position, len(chosen))
-    return digest.hexdigest()[:32]
+    return digest.hexdigest()[:32], unread
 
 
 def _read(pictures: Pictures, i: int) -> bytes:
@@ -199,13 +205,27 @@ def _read(pictures: Pictures, i: int) -> bytes:
         return b""
 
 
-def _decode(pictures: Pictures, i: int, size: int) -> NDArray[np.uint8] | str:
-    """(3, size, size), or why there is none."""
+def _decode(pictures: Pictures, unread: Collection[int], i: int, size: int) -> NDArray[np.uint8] | str:
+    """(3, size, size), or why there is none.
+
+    Raises:
+        DataError: it cannot be read now and could before: what is left out is kept as left out.
+    """
+    try:
+        content = pictures.read(i)
+    except OSError as error:
+        if i not in unread:
+            raise DataError(
+                f"{pictures.name(i)} could be read, and then not: {first_clause(error)}; try again."
+            ) from None
+        return str(error).partition("\n")[0].rstrip(".") or type(error).__name__
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(pictures.read(i))) as image:
+            with Image.open(io.BytesIO(content)) as image:
                 return square(image, size)
+    except MemoryError:  # not the image's fault, and what is left out is kept as left out
+        raise
     except Exception as error:  # in a damaged file, or what a camera wrote into it, Pillow stumbles in any way
         reason = re.sub(r" ?<_io.BytesIO object at \w+>", "", str(error).partition("\n")[0]).rstrip(".")
         return reason or type(error).__name__

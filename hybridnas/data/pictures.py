@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import re
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,12 @@ from hybridnas.data.dataset import Dataset
 from hybridnas.data.loading import Loading, Source, encoded_dataset
 from hybridnas.errors import DataError
 
-TEST_FOLDERS = ("test", "val", "valid", "validation")
+TRAIN_FOLDERS = ("train", "training")
+TEST_FOLDERS = ("test", "testing", "val", "valid", "validation")
+#: What a folder of classes is called, and never a class that has folders of its own.
+PART = re.compile(rf"({'|'.join((*TRAIN_FOLDERS, *TEST_FOLDERS))})([ _-]?(set|data|images|split))?", re.IGNORECASE)
+#: Photos of kinds that Pillow may lack.
+PHOTOS = (".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2")
 COLUMNS = ("path", "label", "split")
 #: Files that are opened to see how large images are.
 NUM_SAMPLED = 32
@@ -52,13 +59,13 @@ def _size(path: Path) -> int:
 
 
 def folder_source(path: Path) -> Source:
-    """`path`/CLASS/image, or `path`/train/CLASS/image with `path`/test (or val) beside it.
+    """`path`/CLASS/image, or `path`/train/CLASS/image with `path`/test (or val) beside it, in capitals or not.
 
     Raises:
-        DataError: there are no two class folders, no images, or a class that only the test part has.
+        DataError: there are no two class folders, no images, a class that only the test part has, or parts whose names
+            say nothing.
     """
-    root = path / "train" if (path / "train").is_dir() else path
-    test_root = next((path / name for name in TEST_FOLDERS if (path / name).is_dir()), None) if root != path else None
+    root, test_root = _parts(path)
     class_names = _class_folders(root)
     if len(class_names) < 2:
         raise DataError(f"{root} holds {len(class_names)} class folders; at least two are needed.")
@@ -69,7 +76,47 @@ def folder_source(path: Path) -> Source:
     files = _list_images(root, class_names)
     if not len(files):
         raise DataError(f"{root} holds no images.")
-    return _source(path.name, files, _list_images(test_root, class_names) if test_root else None, class_names)
+    test = _list_images(test_root, class_names) if test_root else None
+    source = _source(path.name, files, test, class_names)
+    unread = _unread_kinds([root, *([test_root] if test_root else [])], class_names)
+    return replace(source, load=lambda loading: _with_note(source.load(loading), unread)) if unread else source
+
+
+def _parts(path: Path) -> tuple[Path, Path | None]:
+    """The folder of the classes to train on, `path` itself if it is not divided, and that of the test part."""
+    below = {child.name.lower(): child for child in sorted(path.iterdir()) if child.is_dir()}
+    train, test = (
+        next((below[name] for name in names if name in below), None) for names in (TRAIN_FOLDERS, TEST_FOLDERS)
+    )
+    others = [child for name, child in below.items() if name not in (*TRAIN_FOLDERS, *TEST_FOLDERS)]
+    # Else it is a class, such as of vehicles.
+    if train and _class_folders(train) and (test or not any(map(_holds_images, others))):
+        return train, test
+    for child in below.values():
+        if PART.fullmatch(child.name) and ((train and test) or _class_folders(child)):
+            raise DataError(
+                f"{child} is called like a part of the data and not one of its classes: put a folder for each class to "
+                f"train on into {path / 'train'}, and those of the test, if there is one, into {path / 'test'}."
+            )
+    return path, None
+
+
+def _holds_images(folder: Path) -> bool:
+    endings = Image.registered_extensions()
+    return any(file.suffix.lower() in endings for file in folder.iterdir())
+
+
+def _unread_kinds(roots: Sequence[Path], class_names: Sequence[str]) -> str:
+    """A sentence on photos of kinds that Pillow lacks here; empty where there are none."""
+    lacking = {*PHOTOS} - Image.registered_extensions().keys()
+    every = (file for root in roots for name in class_names for file in (root / name).rglob("*"))
+    counts = Counter(kind for file in every if (kind := file.suffix.lower()) in lacking)
+    told = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+    return f"photos of kinds that Pillow cannot read here are left out: {told}" if told else ""
+
+
+def _with_note(dataset: Dataset, note: str) -> Dataset:
+    return replace(dataset, notes=(note, *dataset.notes))
 
 
 def _class_folders(root: Path) -> tuple[str, ...]:
@@ -143,8 +190,8 @@ def _typical_side(paths: Sequence[Path]) -> int:
         try:
             with Image.open(path) as image:
                 sides.append(min(image.size))
-        except (OSError, ValueError, Image.DecompressionBombError):
-            continue  # loading says so
+        except Exception:  # loading says so
+            continue
     if not sides:
         raise DataError(f"{paths[0]} cannot be read as an image, nor can any other that was tried.")
     return int(np.median(sides))

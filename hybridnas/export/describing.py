@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from hybridnas.config import TrainConfig
+from hybridnas.config import SearchConfig, TrainConfig
 from hybridnas.cost.macs import count_macs
 from hybridnas.errors import RunError, first_clause
 from hybridnas.export.card import Card
@@ -53,7 +53,8 @@ def trial_card(run: Run, number: int, weights: Path) -> Card:
         figures,
         run.config.data,
         run.config.seed,
-        ["hybridnas", "train", "architecture.json", "--data", run.config.data, "--seed", str(run.config.seed)],
+        ["hybridnas", "train", "architecture.json", "--data", run.config.data, "--seed", str(run.config.seed)]
+        + _more_flags(run.config),
         limits if confirmed else [UNCONFIRMED, *limits],
         str(environment.get("data_fingerprint", "")),
         {name: str(version) for name, version in environment.get("versions", {}).items() if name != "optuna"},
@@ -93,7 +94,7 @@ def training_card(folder: Path, config: TrainConfig, model: HybridNet) -> Card:
     # The file beside the card is the architecture; whose weights and split a training began with, its ARCH tells alone.
     began = config.pretrained == "timm" or (config.freeze_backbone and config.pretrained is None)
     named = began or (config.split_seed or 0) != config.seed
-    given += ["--freeze-backbone"] * config.freeze_backbone + ["--flip"] * config.flip
+    given += ["--freeze-backbone"] * config.freeze_backbone + _more_flags(config)
     return Card(
         f"It was trained by hybridnas for {config.epochs} epochs; these are the averaged weights of the best.",
         figures,
@@ -102,6 +103,12 @@ def training_card(folder: Path, config: TrainConfig, model: HybridNet) -> Card:
         ["hybridnas", "train", config.architecture if named else "architecture.json", *given],
         [ONE_DATA],
     )
+
+
+def _more_flags(config: SearchConfig | TrainConfig) -> list[str]:
+    """What hangs on the data."""
+    usual = TrainConfig.model_fields["max_bad"].default
+    return ["--flip"] * config.flip + (["--max-bad", str(config.max_bad)] if config.max_bad != usual else [])
 
 
 def _confirmed(result: dict[str, Any], kind: str) -> dict[str, str]:

@@ -60,8 +60,7 @@ class Preprocessing:
         The name of a folder need not be text.
         """
         rounded = [tuple(round(float(value), 3) for value in values) for values in (mean, std)]
-        plain = (name.encode("utf-8", "backslashreplace").decode() for name in names)
-        return cls(image_size, rounded[0], rounded[1], tuple(plain))
+        return cls(image_size, rounded[0], rounded[1], plain(names))
 
     @classmethod
     def read(cls, folder: Path) -> Preprocessing:
@@ -96,6 +95,11 @@ class Preprocessing:
         """uint8 (B, 1 or 3, H, W) to a network's input (B, 3, H, W)."""
         mean, std = (torch.tensor(figures).view(1, -1, 1, 1) for figures in (self.mean, self.std))
         return ((images.float() - mean) / std).expand(-1, 3, -1, -1).contiguous()
+
+
+def plain(names: Sequence[str]) -> tuple[str, ...]:
+    """Names that any file can hold."""
+    return tuple(name.encode("utf-8", "backslashreplace").decode() for name in names)
 
 
 def pixels(image: Image.Image, size: int, *, grey: bool) -> NDArray[np.uint8]:

@@ -277,11 +277,15 @@ def train_baselines(
                     failed[i] = problem
                     continue
                 each.pretrained = isinstance(each.design, TimmModel) and each.design.weights is not None
+                left = seconds_left()  # weights may have been fetched
+                if left < LEAST_S or _least_seconds(search, each) > left:
+                    failed[i] = OutOfTime(f"{left:.0f} s are left")
+                    continue
             elif each.lacks_weights:
                 gone.append(f"{each.name} was trained from one seed: the weights that it began with are gone.")
                 continue
             begun.add(i)
-            yield _task(search, each, i, number, seconds_left())  # weights may have been fetched
+            yield _task(search, each, i, number, left)
 
     for number in range(NUM_SEEDS):
         num_failed = -1

@@ -85,6 +85,7 @@ def confirm(
     best = [record for record in search.objective.best(search.records) if record.number not in passed_over]
     confirmed: list[Confirmed] = []
     planned = 0.0
+    is_cut = False
 
     def fits(record: TrialRecord, more_s: float = 0.0) -> bool:
         return planned + _seconds(search, record) + TIMING_S <= seconds_left() + more_s
@@ -93,13 +94,15 @@ def confirm(
         if confirmed and (len(confirmed) == NUM_CONFIRMED or not fits(record)):
             break
         if not confirmed and tried >= MOST_IN_VAIN and seconds_left() < 0:
+            is_cut = True
             break
         if _time_again(search, record, confirmed, say):
             planned += _seconds(search, record) / search.places.num_places
     if not confirmed:
+        which, more = (f"None of the {MOST_IN_VAIN} best designs", " and more --time") if is_cut else ("No design", "")
         raise BudgetError(
-            f"No design holds the budget of {search.budget} when timed again; the machine may have become slower. "
-            "Repeat with --resume, or allow more milliseconds."
+            f"{which} holds the budget of {search.budget} when timed again; the machine may have become slower. "
+            f"Repeat with --resume{more}, or allow more milliseconds."
         )
     known = best_known(search.records)
     if (

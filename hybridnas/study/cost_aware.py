@@ -75,6 +75,8 @@ class Candidate:
 class CostAwareSampler(BaseSampler):
     """Proposes whole designs. One serves a search, also one that goes on: a proposal depends on trials and table alone.
 
+    (Where one was not taken, another is proposed until a trial ends.)
+
     Args:
         space: What is searched.
         records: All trials so far, a list that grows.

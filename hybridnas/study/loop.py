@@ -21,7 +21,7 @@ from optuna.samplers import BaseSampler
 from hybridnas.architecture import Architecture
 from hybridnas.cost.budget import MARGIN, Budget, Cost
 from hybridnas.cost.measure import Costing
-from hybridnas.errors import BudgetError, CannotRun, OutOfTime, TrainingFailed
+from hybridnas.errors import BudgetError, CannotRun, ConfigError, OutOfTime, TrainingFailed
 from hybridnas.proxy.evaluation import Result, Task, evaluate
 from hybridnas.proxy.rungs import num_places, standings
 from hybridnas.proxy.training import Recipe, Trainer
@@ -37,6 +37,8 @@ from hybridnas.study.storage import Storage
 
 #: After so many designs that all were over the budget, none of them trained, the budget is taken to be out of reach.
 HOPELESS = 60
+#: After so many of which none could be run at all, not one is taken to be.
+UNRUNNABLE = 16
 #: After so many in a row, some having been trained before, nothing else is taken to hold it.
 BARREN = 500
 #: After so many known layouts that were timed at middle size, and not one held the budget, no other's is tried.
@@ -346,7 +348,10 @@ class Search:
             self._end(record, attrs=proposal.attrs)
             self._in_vain += 1
             if self._in_vain == BARREN:
-                self.say(f"{BARREN} designs in a row are over the budget: no more are tried")
+                self.say(f"{BARREN} designs in a row are over the budget or cannot be run: no more are tried")
+            none_runs = not self._running and all(r.status == "failed" and not r.was_begun for r in self.records)
+            if none_runs and len(self.records) >= UNRUNNABLE:
+                raise ConfigError(f"None of {len(self.records)} designs can be run; the last: {reason}.")
             if len(self.records) >= HOPELESS and self._none_held and not self._running:
                 raise self._over_budget()
             return

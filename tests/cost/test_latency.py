@@ -17,7 +17,7 @@ from hybridnas.cost.probe import MIN_PASSES, MIN_TURNS, median_interval, take_tu
 from hybridnas.cost.reference import REFERENCES, reference, reference_for
 from hybridnas.cost.runtimes import Input, Setting
 from hybridnas.cost.targets import best_device, local_device, open_target
-from hybridnas.errors import CannotRun, ConfigError
+from hybridnas.errors import CannotRun, ConfigError, TargetError
 from hybridnas.model import build
 
 SMALL = Architecture(16, Stem("patch4", 8), (Stage(Transition("none", 1), "repmixer", 1, 8),))
@@ -213,6 +213,17 @@ def test_what_fails_in_the_middle_of_timing_cannot_be_run(timer):
     with pytest.raises(CannotRun, match=r"^torch on cpu: CUDA out of memory$"):
         timer.measure(Tires(), 16, seconds=0.05)
     assert torch.get_num_threads() == threads and timer.measure(nn.Identity(), 16, seconds=0.05).p50 > 0
+
+
+def test_where_the_reference_fails_too_no_network_is_to_blame(monkeypatch):
+    timer = Timer("cpu", threads=1)
+
+    def gone():
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(timer._target, "_reference", gone)
+    with pytest.raises(TargetError, match=r"^The target cpu is gone: CUDA error: an illegal memory access"):
+        timer.measure(nn.Identity(), 16, seconds=0.05)
 
 
 def test_what_is_sent_to_other_machines_needs_no_newer_python_than_we_say():

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import gzip
 import os
+import shutil
 import struct
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from PIL import Image
 
 from hybridnas.data import arrays, cache, loading
 from hybridnas.data.loading import Loading
+from hybridnas.data.pictures import Files
 from hybridnas.data.sources import open_source
 from hybridnas.errors import DataError
 from hybridnas.files import CACHE_VARIABLE
@@ -82,6 +85,47 @@ def test_train_and_test_folders(folder: Path, tmp_path: Path) -> None:
         open_source(str(tmp_path / "both"))
 
 
+@pytest.mark.parametrize(("train", "test"), [("Train", "Test"), ("training", "VALIDATION")])
+def test_parts_are_found_however_they_are_spelt(folder: Path, tmp_path: Path, train: str, test: str) -> None:
+    root = tmp_path / "parts"
+    for part in (train, test):
+        shutil.copytree(folder, root / part)
+    save(root / test / "red" / "more.png", Image.new("RGB", (9, 9), RED))
+    (root / "annotations").mkdir()
+    data = open_source(str(root)).load(Loading(8))
+    assert data.class_names == ("green", "red") and len(data.test) == 13
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ("train_set/red", "train_set/green", "test_set/red"),  # would be two classes, and tested on what is trained on
+        ("red", "green", "test/red"),
+        ("train", "test"),  # without classes
+        ("Training Data/red", "Training Data/green"),
+    ],
+)
+def test_what_is_called_like_a_part_is_no_class(folder: Path, tmp_path: Path, parts: tuple[str, ...]) -> None:
+    for part in parts:
+        shutil.copytree(folder / "red", tmp_path / "odd" / part)
+    with pytest.raises(DataError, match=r"odd/.* is called like a part of the data and not one of its classes: put"):
+        open_source(str(tmp_path / "odd"))
+
+
+def test_a_class_may_be_called_train(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "vehicles")
+    shutil.copytree(folder / "red", tmp_path / "vehicles" / "train")
+    assert open_source(str(tmp_path / "vehicles")).load(Loading(8)).class_names == ("green", "red", "train")
+
+
+def test_photos_of_a_kind_that_pillow_lacks_are_told(folder: Path) -> None:
+    for name in ("a.HEIC", "b.heic", "notes.txt"):
+        (folder / "red" / name).write_bytes(b"ftypheic")
+    (folder / "green" / "c.nef").write_bytes(b"raw")
+    (note,) = [each for each in open_source(str(folder)).load(Loading(8)).notes if "Pillow" in each]
+    assert note == "photos of kinds that Pillow cannot read here are left out: 2 .heic, 1 .nef"
+
+
 def test_an_unreadable_image_is_named(folder: Path) -> None:
     (folder / "red" / "4.png").write_bytes(b"\x89PNG no image")
     with pytest.raises(DataError, match=r"red/4\.png cannot be read as an image: cannot identify .* --max-bad"):
@@ -146,6 +190,21 @@ def test_what_a_killed_process_left_half_decoded_goes(tmp_path: Path, monkeypatc
     cache.cached("d", (1, 1, 2, 2), lambda images: [])
     names = {path.name for path in (tmp_path / "images").iterdir()}
     assert names == {"a.npy", "a.json", "d.npy", "d.json", ".c.npy.2"}
+
+
+def test_what_could_be_filled_is_kept_a_piece_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(cache, "AT_ONCE", 3)
+
+    def fill(images: np.ndarray) -> list[int]:
+        images[:] = np.arange(10, dtype=np.uint8)[:, None, None, None]
+        return [0, 4, 9]
+
+    for _ in range(2):  # made, and read
+        images, filled = cache.cached("a", (10, 1, 2, 2), fill)
+        assert filled.tolist() == [1, 2, 3, 5, 6, 7, 8] == images[:, 0, 1, 1].tolist()
+        assert isinstance(images, np.memmap)
+        monkeypatch.setattr(cache, "_write", None)
 
 
 @pytest.mark.parametrize("damaged", ["a.npy", "a.json"])
@@ -351,6 +410,38 @@ def test_torchvisions_sets_of_something_else(tmp_path: Path, monkeypatch: pytest
         open_source("torchvision:Boxes")
 
 
+def test_a_file_that_is_gone_for_a_moment_is_not_left_out_for_ever(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a network: what was left out would be kept as left out of images that are whole."""
+    content_key = loading._content_key
+
+    def gone(self: Files, i: int, most: int = -1) -> bytes:
+        raise OSError("Stale file handle")
+
+    def then_gone(*given: Any) -> tuple[str, set[int]]:
+        found = content_key(*given)
+        patch.setattr(Files, "read", gone)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loading, "_content_key", then_gone)
+        with pytest.raises(DataError, match="could be read, and then not: Stale file handle; try again"):
+            open_source(str(folder)).load(Loading(8))
+    assert not [note for note in open_source(str(folder)).load(Loading(8)).notes if "left out" in note]
+
+
+def test_memory_that_ran_out_is_no_fault_of_an_image(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left out would be kept as left out."""
+
+    def exhausted(image: Image.Image, size: int) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("hybridnas.data.loading.square", exhausted)
+    with pytest.raises(MemoryError):
+        open_source(str(folder)).load(Loading(9))
+
+
 def test_an_image_with_a_damaged_note_of_a_camera_is_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stumble(image: Image.Image) -> None:
         raise struct.error("unpack requires a buffer of 4 bytes")
@@ -366,6 +457,42 @@ def test_a_damaged_npz_is_one_sentence(npz_file: Path, tmp_path: Path) -> None:
     (tmp_path / "x.npz").write_bytes(content)
     with pytest.raises(DataError, match="cannot be read as an npz file: Bad CRC"):
         open_source(str(tmp_path / "x.npz")).load(Loading(16))
+
+
+def test_a_damaged_compressed_npz_is_one_sentence_wherever_it_is(tmp_path: Path) -> None:
+    generator = np.random.default_rng(1)
+    images, labels = generator.integers(0, 256, (40, 6, 6), np.uint8), generator.integers(0, 2, 40)
+    np.savez_compressed(tmp_path / "x.npz", train_images=images, train_labels=labels)
+    whole = (tmp_path / "x.npz").read_bytes()
+    said = set()
+    for place in range(0, len(whole), 7):
+        content = bytearray(whole)
+        content[place] ^= 255
+        (tmp_path / "x.npz").write_bytes(content)
+        try:
+            open_source(str(tmp_path / "x.npz")).load(Loading(6))
+        except DataError as error:
+            said.add(type(error.__context__).__name__)
+    assert {"error", "BadZipFile"} <= said  # zlib's, too
+
+
+def test_names_of_classes_in_an_npz(npz_file: Path, tmp_path: Path) -> None:
+    with np.load(npz_file) as file:
+        arrays = dict(file)
+    np.savez(tmp_path / "x.npz", **arrays | {"class_names": np.array([b"cat", b"dog", "öl".encode()])})
+    assert open_source(str(tmp_path / "x.npz")).load(Loading(16)).class_names == ("cat", "dog", "öl")
+    np.savez(tmp_path / "x.npz", **arrays | {"class_names": np.array("cat,dog,bird")})
+    with pytest.raises(DataError, match=r"class_names must be a list of names, got an array of shape \(\)"):
+        open_source(str(tmp_path / "x.npz"))
+
+
+def test_grey_images_are_not_tested_on_colours(npz_file: Path, tmp_path: Path) -> None:
+    with np.load(npz_file) as file:
+        arrays = dict(file)
+    arrays["test_images"] = np.stack(3 * [arrays["test_images"]], -1)
+    np.savez(tmp_path / "x.npz", **arrays)
+    with pytest.raises(DataError, match="both parts must be grey .*; of channels train_images 1 and test_images 3"):
+        open_source(str(tmp_path / "x.npz"))
 
 
 def test_an_empty_test_part_is_none(tmp_path: Path) -> None:

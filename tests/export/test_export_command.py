@@ -222,6 +222,19 @@ def test_predict_prints_a_row_an_image(predict: Command, exported: Path, finishe
     assert predict(paths[0], bundle=finished)[0] == 0  # a run folder, for its best/
 
 
+def test_one_damaged_file_costs_no_other_its_answer(predict: Command, finished: Path, tmp_path: Path) -> None:
+    for name in ("first", "last"):
+        Image.new("RGB", (20, 20)).save(tmp_path / f"{name}.png")
+    for name in ("torn", "odd"):
+        (tmp_path / f"{name}.png").write_bytes(b"none")
+    files = [tmp_path / f"{name}.png" for name in ("first", "torn", "odd", "last")]
+    code, out, err = predict(*files)
+    assert code == 2 and "first.png" in out and "last.png" in out and "torn" not in out
+    lines = err.splitlines()
+    assert len(lines) == 2 and all(line.startswith("hybridnas: ") and "cannot be read" in line for line in lines)
+    assert "torn.png" in lines[0] and "odd.png" in lines[1]
+
+
 def test_a_bundle_s_name_is_printed_as_it_is(
     predict: Command, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

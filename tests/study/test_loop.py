@@ -32,7 +32,7 @@ from hybridnas.study import loop as loop_module
 from hybridnas.study import sampler as sampler_module
 from hybridnas.study.cost_aware import CostAwareSampler
 from hybridnas.study.executors import Serial
-from hybridnas.study.loop import HOPELESS, TOO_LONG, Search
+from hybridnas.study.loop import HOPELESS, TOO_LONG, UNRUNNABLE, Search
 from hybridnas.study.objective import NUM_BEST, NUM_MOST_ACCURATE, Aim, Objective
 from hybridnas.study.records import TrialRecord, front_of
 from hybridnas.study.run import Run
@@ -197,6 +197,16 @@ def test_what_cannot_be_run_makes_no_budget_reachable(make_search: MakeSearch) -
     assert {record.status for record in search.records} == {"failed", "infeasible"}
 
 
+def test_where_nothing_can_be_run_the_search_ends(make_search: MakeSearch) -> None:
+    def lacks_all(model: object) -> None:
+        raise CannotRun("no such operator")
+
+    search = make_search(timers=[CountingTimer(before=lacks_all)])
+    with pytest.raises(ConfigError, match=rf"None of {UNRUNNABLE} designs can be run; the last: .*no such operator\."):
+        search.run(trials=3, seconds_left=forever)
+    assert len(search.records) == UNRUNNABLE and search.num_begun == 0
+
+
 def test_where_hardly_anything_holds_the_budget_the_search_ends(
     make_search: MakeSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,7 +220,7 @@ def test_where_hardly_anything_holds_the_budget_the_search_ends(
     search.run(trials=30, seconds_left=forever)
     assert 0 < search.num_begun < 30
     assert all(record.status == "infeasible" for record in search.records[-25:])
-    assert said == ["25 designs in a row are over the budget: no more are tried"]
+    assert said == ["25 designs in a row are over the budget or cannot be run: no more are tried"]
 
 
 def test_a_space_searched_through_ends_and_nothing_is_trained_twice(make_search: MakeSearch) -> None:

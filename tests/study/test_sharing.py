@@ -168,7 +168,7 @@ def test_two_searches_share_trials_over_a_restart_of_the_server(server, tmp_path
     folders = [tmp_path / "one", tmp_path / "two"]
     processes = [
         subprocess.Popen(
-            [sys.executable, drivers.__file__, space_file, npz_file, folder, server.url, "14"],
+            [sys.executable, drivers.__file__, space_file, npz_file, folder, server.url, "8"],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             stderr=subprocess.PIPE,
             text=True,
@@ -192,12 +192,12 @@ def test_two_searches_share_trials_over_a_restart_of_the_server(server, tmp_path
         if rung == 0:
             records = [TrialRecord.from_json(trial.user_attrs["record"]) for trial in trials[rung]]
             assert sorted(record.number for record in records) == [*range(len(records))]
-            assert sum(record.status != "infeasible" for record in records) in (14, 15)
+            assert sum(record.status != "infeasible" for record in records) in (8, 9)
     runs = [Run.load(folder) for folder in folders]
-    assert all(len(run.trials) >= 13 and run.best.key for run in runs)
+    assert all(len(run.trials) >= 7 and run.best.key for run in runs)
     each = [(folder / "trained").read_text().splitlines() for folder in folders]
     begun = Counter(line for lines in each for line in lines if line.endswith(" 3"))  # confirming takes six epochs
-    assert all(len(lines) >= 4 for lines in each) and any(line.endswith(" 3 3") for line in begun)
+    assert all(len(lines) >= 3 for lines in each) and any(line.endswith(" 3 3") for line in begun)
     # The study keeps one of two alike; what was begun tells whether the claims held, but for the moment of the restart.
     assert sum(begun.values()) - len(begun) <= 1, begun
     for path in tmp_path.rglob("*"):
