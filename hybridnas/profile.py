@@ -22,6 +22,7 @@ def profile(
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Rank the whole zoo on this device, fastest first.")] = False,
     image_size: Annotated[int | None, typer.Option(help="Pixels a side. Default: each network's own.", min=1)] = None,
+    num_classes: Annotated[int, typer.Option(help="Scores of our networks; timm's have theirs.", min=1)] = 1000,
     batch_size: Annotated[int, typer.Option(help="Images a pass.", min=1)] = 1,
     target: Annotated[str | None, typer.Option(help=f"{TARGET_HELP} Default: the best here.")] = None,
     runtime: Annotated[str, typer.Option(help=RUNTIME_HELP)] = "torch",
@@ -49,6 +50,7 @@ def profile(
     table = profile_models(
         wanted,
         image_size=image_size,
+        num_classes=num_classes,
         batch_size=batch_size,
         target=target,
         runtime=runtime,

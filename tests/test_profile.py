@@ -33,6 +33,14 @@ def profiled(capsys, *arguments):
     return json.loads(out)
 
 
+def test_scores_may_be_as_many_as_there_are_classes(capsys):
+    many, few = (
+        profiled(capsys, "mobilenetv2_100", "--no-latency", *flags)[0]["params"]
+        for flags in ((), ("--num-classes", 10))
+    )
+    assert many - few == 990 * (1280 + 1)
+
+
 def test_json_has_an_object_a_network(capsys, tmp_path):
     file = tmp_path / "architecture.json"
     file.write_text(zoo.load("levit_128").to_json())

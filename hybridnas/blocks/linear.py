@@ -18,7 +18,7 @@ from hybridnas.blocks.row import Row
 
 
 class LinearBlock(nn.Module):
-    """x + attention(x), then x + mbconv(x); of the six convolutions only the last of each part has a batch norm."""
+    """x + attention(x), then x + mbconv(x); of the seven convolutions only the last of each part has a batch norm."""
 
     def __init__(self, width: int, head_dim: int, scale: int, expand: float, act: str, drop_path: float) -> None:
         super().__init__()

@@ -2,7 +2,7 @@
 
 MobileNetV2 (Sandler et al., 2018, arXiv:1801.04381, table 1); squeeze-excite as in EfficientNet (Tan and Le, 2019,
 arXiv:1905.11946, section 4) or MobileNetV3 (Howard et al., 2019, arXiv:1905.02244, section 5.3); pre-norm as in
-CoAtNet (Dai et al., 2021, arXiv:2106.04803, appendix A.1).
+CoAtNet (Dai et al., 2021, arXiv:2106.04803, appendix A.1), with the stride in the depthwise convolution as in timm.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ def check_inverted_residual(
     check_one_of("style", style, STYLES)
     if style == "efficientvit" and (se or stride == 1):
         raise ValueError("style efficientvit is for strided blocks without se")
+    if style == "efficientvit" and round(in_width * expand) < 1:
+        raise ValueError(f"expand {expand:g} leaves no channel of {in_width}")
     if se and round(make_divisible(in_width * expand) * 0.25 / expand) < 1:
         raise ValueError(f"se squeezes to a quarter of the width, which leaves no channel of {in_width}")
 
@@ -139,7 +141,7 @@ class MBConv(Row):
         drop_path: One rate a block.
         kernel: Of the depthwise convolution.
         expand: Inner width over the width that comes in, rounded to a multiple of 8; 1 leaves the expansion out.
-        se: Squeeze-excite, with a quarter of the block's input width.
+        se: Squeeze-excite, with a quarter of the block's input width; in CoAtNet's styles of the inner width, as timm.
         act: The activation, by timm's name.
         style: Compat. `mobilenetv3`: squeeze-excite with a quarter of the inner width and a hard sigmoid.
             `efficientvit`: batch norm after the last convolution only; for transitions. `coatnet`: norm and activation

@@ -102,6 +102,7 @@ def test_impossible_options_are_a_value_error(table, name, option, value):
         (TRANSITIONS, "levit", {"value_ratio": 0.01}, r"value_ratio .*0\.01"),
         (TRANSITIONS, "levit", {"key_dim": 33}, "key_dim .* 32, got 33"),
         (TRANSITIONS, "mbconv", {"style": "efficientvit", "se": True}, "style efficientvit .* se"),
+        (TRANSITIONS, "mbconv", {"style": "efficientvit", "expand": 0.01}, r"expand .*0\.01"),
         (TRANSITIONS, "reparam", {"kernel": 1}, "kernel must be at least 3, got 1"),
     ],
 )
