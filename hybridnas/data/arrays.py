@@ -38,7 +38,7 @@ def npz_source(path: Path) -> Source:
     if path.is_file() and not zipfile.is_zipfile(path):
         raise DataError(f"{path} cannot be read as an npz file: it is no zip archive.")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:  # it would not close what is damaged
             names = list(file.files)
             _check_names(path, names)
             heads = {key: _Stored.find(path, key) for key in names if key in ("train_images", "test_images")}
