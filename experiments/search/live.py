@@ -45,8 +45,13 @@ from hybridnas.proxy.training import Recipe, Trainer
 
 HERE = Path(__file__).parent
 FILE, PICKS, CONFIRMED = HERE / "live.csv", HERE / "picks.csv", HERE / "confirmed.csv"
-METHODS = ("hybridnas", "random", "plain tpe", "plain nsga2", "hybridnas no rungs")
-SWITCHES = {"random": ["--sampler", "random", "--no-rungs"], "hybridnas no rungs": ["--no-rungs"]}
+SWITCHES = {
+    "random": ["--sampler", "random", "--no-rungs"],
+    "hybridnas no rungs": ["--no-rungs"],
+    "hybridnas accuracy": ["--objective", "accuracy"],
+    "hybridnas accuracy no rungs": ["--objective", "accuracy", "--no-rungs"],
+}
+METHODS = ("hybridnas", "plain tpe", "plain nsga2", *SWITCHES)
 BUDGETS, SEEDS, SECONDS = (0.6, 0.8, 1.1), (0, 1, 2), 200.0
 FLOOR = 1 / 16  # chance
 CONFIRMING_SEEDS, EPOCHS = (101, 102), 6
