@@ -39,8 +39,8 @@ def predict(
     for path in images:
         try:
             predictions.append(predictor.classify(path, top))
-        except DataError as problem:
-            problems.append(problem)
+        except DataError as error:
+            problems.append(error)
     if predictions:
         console.print(table(predictor, predictions))
     for problem in problems[:-1]:
