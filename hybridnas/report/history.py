@@ -103,12 +103,14 @@ def history_figure(run: Run) -> Figure:
         axes.yaxis.set_major_locator(MaxNLocator(5))
     figure.align_ylabels([top, middle])
     floor = f"chance ({100 * history.floor:.3g} %)" if history.floor else "accuracy 0"
-    several = "budgets" if run.config.budget_ms else "times the reference network"
-    bound = f"{history.worst:.3g} {'ms' if len(run.config.targets) < 2 else several}"
+    unit_of_worst, gap = "ms", " "
+    if len(run.config.targets) > 1:
+        unit_of_worst, gap = "budgets" if run.config.budget_ms else "times the reference network", "\n"
+    bound = f"{history.worst:.3g} {unit_of_worst}"
     middle.text(
         0.99,
         0.05,
-        f"100 % would be all above {floor}, below {bound}",
+        f"100 % would be all above {floor},{gap}below {bound}",
         transform=middle.transAxes,
         ha="right",
         fontsize=SMALL,
