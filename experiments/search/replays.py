@@ -26,8 +26,9 @@ PARTS = ["rungs", "gate", "seeding"]
 #: Without rungs, with the search's, and with a later one.
 RUNGS = {"1 4": (1, 4), "2 4": (2, 4), "4": (4,)}
 WHOLE = ("1 4", True, True)
-#: The whole, and one part changed.
+#: The whole, one part changed, and all combinations of parts that are off.
 SWITCHES = [WHOLE, ("4", True, True), ("2 4", True, True), ("1 4", False, True), ("1 4", True, False)]
+SWITCHES += [("4", False, True), ("4", True, False), ("1 4", False, False), ("4", False, False)]
 
 
 def run(samplers: list[str], seeds: int, processes: int) -> None:
