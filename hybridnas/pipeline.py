@@ -253,7 +253,7 @@ def _nothing_trained(search: Search, config: SearchConfig) -> ConfigError:
     failed = [record for record in search.records if record.status == "failed"]
     if failed and not begun:
         return ConfigError(f"None of the {len(failed)} designs can be run; the last: {failed[-1].reason}.")
-    if failed and begun == [record for record in failed if record.was_begun]:
+    if begun and all(record.status == "failed" for record in begun):
         return ConfigError(f"All {len(begun)} trainings failed; the last: {begun[-1].reason}.")
     within = f" within {config.time:g} s" if config.time else ""
     return ConfigError(

@@ -22,9 +22,7 @@ NPZ_KEYS = ("train_images", "train_labels", "test_images", "test_labels", "class
 #: A label beyond it numbers no class.
 MOST_CLASSES = 100_000
 #: What a damaged, an encrypted or a strangely packed archive ends in.
-UNREADABLE = (
-    OSError, ValueError, EOFError, KeyError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error
-)  # fmt: skip
+UNREADABLE = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 #: Bytes of images that are read at once.
 PIECE = 2**25
 

@@ -73,13 +73,19 @@ def folder_source(path: Path) -> Source:
         for name in _class_folders(test_root):
             if name not in class_names:
                 raise DataError(f"{test_root} has a class {name!r} that {root} lacks.")
-    files = _list_images(root, class_names)
+    files, unread = _list_images(root, class_names)
     if not len(files):
         raise DataError(f"{root} holds no images.")
-    test = _list_images(test_root, class_names) if test_root else None
+    test = None
+    if test_root:
+        test, more = _list_images(test_root, class_names)
+        unread += more
     source = _source(path.name, files, test, class_names)
-    unread = _unread_kinds([root, *([test_root] if test_root else [])], class_names)
-    return replace(source, load=lambda loading: _with_note(source.load(loading), unread)) if unread else source
+    if not unread:
+        return source
+    told = ", ".join(f"{count} {kind}" for kind, count in sorted(unread.items()))
+    note = f"photos of kinds that Pillow cannot read here are left out: {told}"
+    return replace(source, load=lambda loading: _with_note(source.load(loading), note))
 
 
 def _parts(path: Path) -> tuple[Path, Path | None]:
@@ -106,15 +112,6 @@ def _holds_images(folder: Path) -> bool:
     return any(file.suffix.lower() in endings for file in folder.iterdir())
 
 
-def _unread_kinds(roots: Sequence[Path], class_names: Sequence[str]) -> str:
-    """A sentence on photos of kinds that Pillow lacks here; empty where there are none."""
-    lacking = {*PHOTOS} - Image.registered_extensions().keys()
-    every = (file for root in roots for name in class_names for file in (root / name).rglob("*"))
-    counts = Counter(kind for file in every if (kind := file.suffix.lower()) in lacking)
-    told = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
-    return f"photos of kinds that Pillow cannot read here are left out: {told}" if told else ""
-
-
 def _with_note(dataset: Dataset, note: str) -> Dataset:
     return replace(dataset, notes=(note, *dataset.notes))
 
@@ -123,15 +120,19 @@ def _class_folders(root: Path) -> tuple[str, ...]:
     return tuple(sorted(child.name for child in root.iterdir() if child.is_dir()))
 
 
-def _list_images(root: Path, class_names: Sequence[str]) -> Files:
+def _list_images(root: Path, class_names: Sequence[str]) -> tuple[Files, Counter[str]]:
+    """The images of the classes, and how many photos there are of each kind that Pillow lacks here."""
     endings = Image.registered_extensions()
+    unread: Counter[str] = Counter()
     paths: list[Path] = []
     labels: list[str] = []
     for name in class_names:
-        found = sorted(file for file in (root / name).rglob("*") if file.suffix.lower() in endings)
+        every = sorted((root / name).rglob("*"))
+        found = [file for file in every if file.suffix.lower() in endings]
+        unread.update(kind for file in every if (kind := file.suffix.lower()) in PHOTOS and kind not in endings)
         paths += found
         labels += [name] * len(found)
-    return Files(paths, labels)
+    return Files(paths, labels), unread
 
 
 def csv_source(path: Path) -> Source:
