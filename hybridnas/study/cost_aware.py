@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FixedTrial, FrozenTrial, TrialState
 from scipy.special import ndtr
 from threadpoolctl import ThreadpoolController
 
@@ -30,8 +29,9 @@ from hybridnas.pareto import front
 from hybridnas.seeds import derive_seed
 from hybridnas.space import SearchSpace
 from hybridnas.study.records import TrialRecord
-from hybridnas.study.sampler import stored, to_params
+from hybridnas.study.sampler import stored, suggest, to_params
 from hybridnas.study.surrogate import (
+    Candidate,
     Encoding,
     Floats,
     Model,
@@ -56,20 +56,6 @@ SHORTLIST, MOST_LOOKS = 16, 4
 MOST_LEARNT = 240
 #: Latency beyond which nothing counts, over the worst of what was trained, where the budget is not less.
 BEYOND = 1.5
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A design and the choices that make it, plain and as Optuna stores them."""
-
-    architecture: Architecture
-    choices: dict[str, Value]
-    params: Params
-
-    @cached_property
-    def identity(self) -> frozenset[tuple[str, Any]]:
-        """Equal for the same choices."""
-        return frozenset(self.params.items())
 
 
 class CostAwareSampler(BaseSampler):
@@ -109,9 +95,9 @@ class CostAwareSampler(BaseSampler):
         self.seed = seed
         self.rungs = rungs
         self.latency_counts = latency_counts
-        self._proposal: Params = {}
+        self._proposal: Params = {}  # empty where a trial was enqueued
         self._known: dict[str, Candidate] = {}
-        self._asked: list[Params] = []  # since a trial ended: what was not taken is not proposed again
+        self._asked: list[Candidate] = []  # since a trial ended: what was not taken is not proposed again
         self._asked_at = 0
         self._tried: set[str] = set()  # keys
 
@@ -120,13 +106,14 @@ class CostAwareSampler(BaseSampler):
         self._proposal = {}
         if not trial.system_attrs.get("fixed_params"):
             running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-            waiting = [each.params for each in running if each.number != trial.number]
+            waiting = [self._chosen(each.params) for each in running if each.number != trial.number]
             if self._asked_at != len(self.records):
                 self._asked_at, self._asked = len(self.records), []
-            waiting += [params for params in self._asked if params not in waiting]
+            waiting += [each for each in self._asked if each not in waiting]
             with self._libraries.limit(limits=1, user_api="blas"):  # for small matrices threads are slower
-                self._proposal = self._propose(random.Random(derive_seed(self.seed, len(self.records))), waiting)
-            self._asked.append(self._proposal)
+                proposal = self._propose(random.Random(derive_seed(self.seed, len(self.records))), waiting)
+            self._proposal = proposal.params
+            self._asked.append(proposal)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """None: which choices there are depends on others."""
@@ -159,11 +146,11 @@ class CostAwareSampler(BaseSampler):
 
     @cached_property
     def _encoding(self) -> Encoding:
-        return Encoding([each.params for each in self._pool])
+        return Encoding(self._pool)
 
     @cached_property
     def _pool_features(self) -> Floats:
-        return self._encoding([each.params for each in self._pool])
+        return self._encoding(self._pool)
 
     def _made(self, choose: Callable[[str, Sequence[Any]], Any]) -> Candidate:
         choices: dict[str, Value] = {}
@@ -176,7 +163,7 @@ class CostAwareSampler(BaseSampler):
 
         return Candidate(self.space.sample(noted), choices, params)
 
-    def _propose(self, generator: random.Random, waiting: Sequence[Params]) -> Params:
+    def _propose(self, generator: random.Random, waiting: Sequence[Candidate]) -> Candidate:
         ended = {epochs: self._ended(epochs) for epochs in self.rungs}
         first, *others = self.rungs
         levels = [first, *(epochs for epochs in others if len(ended[epochs]) >= NUM_LEVEL)]
@@ -185,18 +172,18 @@ class CostAwareSampler(BaseSampler):
         trained = [self.records[i] for i in ended[levels[-1]] if self._held(i)]
         scores = [record.accuracies[levels[-1] - 1] for record in trained]
         self._tried.update(record.architecture.key for record in self.records[len(self._tried) :])
-        flying = {frozenset(params.items()) for params in waiting}
+        flying = {each.identity for each in waiting}
         places = [i for i, each in enumerate(self._pool) if self._is_new(each, flying)]
         best = front(scores, [self.latency_counts * (record.worst_latency or 0.0) for record in trained])
         near = self._neighbours([self._known_as(trained[i].architecture) for i in best], generator, flying)
         candidates = [*(self._pool[i] for i in places), *near]
         if not candidates:  # a small space, searched through
-            return generator.choice(self._pool).params
+            return generator.choice(self._pool)
         latest = (i for i in reversed(range(len(self.records))) if self._latency(self.records[i].costs) is not None)
         costed = sorted(islice(latest, MOST_LEARNT))
         if len(costed) < NUM_STARTUP_COSTS:
             return self._first_that_holds(generator.sample(candidates, len(candidates)))
-        pool = np.vstack([self._pool_features[places], self._encoding([each.params for each in near])])
+        pool = np.vstack([self._pool_features[places], self._encoding(near)])
         cost_model = regress(self._features(costed), self._latencies(costed))
         feasibility = self._feasibility()
         if len(ended[first]) < NUM_STARTUP:
@@ -215,7 +202,7 @@ class CostAwareSampler(BaseSampler):
             if not near:
                 break
             candidates += near
-            features = self._encoding([each.params for each in near])
+            features = self._encoding(near)
             pool, value = np.vstack([pool, features]), np.append(value, promise(features))
         looked_up: set[int] = set()
         for _ in range(MOST_LOOKS):  # until what promises most is what the table was asked about
@@ -230,10 +217,10 @@ class CostAwareSampler(BaseSampler):
                 value[[*known]] = expected_gain(pool[[*known]], np.exp(latency)) * held_surely
         ranked = _descending(value)
         chosen = max(looked_up, key=lambda i: value[i], default=ranked[0])
-        return candidates[chosen if value[chosen] > 0 else ranked[0]].params
+        return candidates[chosen if value[chosen] > 0 else ranked[0]]
 
     def _expected_gain(
-        self, ended: Mapping[int, list[int]], cost_model: Model, waiting: Sequence[Params]
+        self, ended: Mapping[int, list[int]], cost_model: Model, waiting: Sequence[Candidate]
     ) -> Callable[[Floats, Floats], Floats]:
         """The gain in hypervolume that is expected of points with some latency.
 
@@ -308,7 +295,7 @@ class CostAwareSampler(BaseSampler):
                 break
         return found
 
-    def _first_that_holds(self, candidates: Sequence[Candidate]) -> Params:
+    def _first_that_holds(self, candidates: Sequence[Candidate]) -> Candidate:
         """Of the first few the one that the table says holds the budget, else one that it does not know."""
         unknown = []
         for place in self._distinct(range(len(candidates)), candidates):
@@ -317,12 +304,15 @@ class CostAwareSampler(BaseSampler):
             if costs is None:
                 unknown.append(each)
             elif self.budget.excess(costs) <= 0:
-                return each.params
-        return (unknown or candidates)[0].params
+                return each
+        return (unknown or candidates)[0]
 
     def _is_new(self, candidate: Candidate, flying: Collection[frozenset[tuple[str, Any]]]) -> bool:
         """Whether a design was not tried, and none of those in flight is given by the same choices."""
         return candidate.architecture.key not in self._tried and candidate.identity not in flying
+
+    def _chosen(self, params: Params) -> Candidate:
+        return self._known_as(suggest(FixedTrial(params), self.space))
 
     def _known_as(self, architecture: Architecture) -> Candidate:
         if architecture.key not in self._known:
@@ -332,7 +322,7 @@ class CostAwareSampler(BaseSampler):
 
     def _features(self, rows: Sequence[int]) -> Floats:
         """Of some of the trials (N, D)."""
-        return self._encoding([self._known_as(self.records[i].architecture).params for i in rows])
+        return self._encoding([self._known_as(self.records[i].architecture) for i in rows])
 
     def _latencies(self, rows: Sequence[int]) -> Floats:
         """Of some of the trials (N,), in log scale; NaN where one lacks."""

@@ -11,8 +11,9 @@ import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
+from scipy.stats import kendalltau
 
-from hybridnas.architecture import Architecture
+from hybridnas.architecture import Architecture, Stage, Stem, Transition
 from hybridnas.cost.budget import Budget, Cost
 from hybridnas.pareto import front, hypervolume
 from hybridnas.space import SearchSpace
@@ -25,6 +26,7 @@ from hybridnas.study.cost_aware import (
 from hybridnas.study.records import TrialRecord
 from hybridnas.study.sampler import suggest, to_params
 from hybridnas.study.surrogate import (
+    Candidate,
     Encoding,
     Floats,
     Params,
@@ -110,12 +112,60 @@ def test_expected_improvement_is_the_mean_of_what_is_gained() -> None:
     assert found[3] == 0  # beyond the worst cost
 
 
+def candidate(params: Params, depth: int = 1, block: str = "mbconv") -> Candidate:
+    stage = Stage(Transition("conv"), block, depth, 16)
+    return Candidate(Architecture(32, Stem("conv", 16), (stage, stage)), {}, params)
+
+
 def test_choices_become_numbers() -> None:
-    encoding = Encoding([{"a": "x", "n": 2}, {"a": "y", "n": 6, "flag": True}, {"flag": False}])
-    found = encoding([{"a": "x", "n": 2}, {"a": "y", "n": 6}, {"flag": True}, {"a": "unheard of"}])
-    assert found.shape == (4, 5) and found.min() == 0 and found.max() == 1
-    assert found[0].tolist() == [1, 0, 0, 0, 0.25] and found[1].tolist() == [0, 1, 0, 0, 1]
-    assert found[2].sum() == 1 and not found[3].any()
+    points: list[Params] = [
+        {"stage1.block(x|y)": "x", "n": 2},
+        {"stage1.block": "y", "n": 6, "stage1.x.flag": True},
+        {"stage1.x.flag": False},
+    ]
+    encoding = Encoding([candidate(params) for params in points])
+    more: list[Params] = [{"stage1.block": "x", "n": 2}, {"n": 6}, {"stage1.x.flag": True}, {"n": "unheard of"}]
+    found = encoding([candidate(params) for params in more])[:, :5]
+    found /= found.max()
+    assert found[0].tolist() == [0.25, 1, 0, 0, 0]  # n of 2..6, x or y, whatever rules leave of them
+    assert found[1].tolist() == [1, 0, 0, 0, 0]
+    assert sorted(found[2]) == [0, 0, 0, 0, 0.5] and not found[3].any()  # an option counts half; nobody has the last
+    assert encoding([]).shape == (0, encoding([candidate({})]).shape[1])
+
+
+def test_what_choices_sum_up_to_becomes_numbers() -> None:
+    small, middle, large = candidate({}, 1), candidate({}, 2, "window"), candidate({}, 4)
+    found = Encoding([small, middle, large])([small, middle, large])
+    depth, compute = found[:, 2], found[:, 0]
+    assert depth[1] - depth[0] == pytest.approx(depth[2] - depth[1]) and depth[1] > depth[0]  # places, not sizes
+    assert compute.tolist() == depth.tolist()
+    blocks = found[:, 4:]  # mbconv, window; behind the transition that all share
+    assert blocks[0, 0] == blocks[2, 0] == blocks[1, 1] > 0 and blocks[0, 1] == blocks[1, 0] == 0
+
+
+def test_two_designs_are_one_apart() -> None:
+    generator = random.Random(0)
+    sampler = CostAwareSampler(TINY, [], BUDGET, lambda _: None, [1.0], 0)
+    designs = [sampler._made(lambda _, values: generator.choice(values)) for _ in range(400)]
+    found = sampler._encoding(designs)
+    apart = ((found[:200] - found[200:]) ** 2).sum(1)
+    assert np.sqrt(apart.mean()) == pytest.approx(1.0, abs=0.05)
+
+
+def test_of_few_designs_a_regression_tells_more_than_chance() -> None:
+    """Twelve random designs each: likelihood alone took them for noise, and foresaw one value for all."""
+    generator = random.Random(1)
+    sampler = CostAwareSampler(TINY, [], BUDGET, lambda _: None, [1.0], 0)
+    orders = []
+    for _ in range(6):
+        designs = [sampler._made(lambda _, values: generator.choice(values)) for _ in range(80)]
+        accuracy, ms = np.array([truth(each.architecture) for each in designs]).T
+        points = sampler._encoding(designs)
+        for values in (accuracy, np.log(ms)):
+            mean, deviation = regress(points[:12], values[:12])(points[12:])
+            orders.append(kendalltau(mean, values[12:]).statistic)
+            assert np.median(deviation) > 0.2 * values[:12].std()  # it knows how little it knows
+    assert np.mean(orders) > 0.3
 
 
 def test_a_regression_learns_and_leaves_the_noise_out() -> None:
@@ -192,7 +242,7 @@ def test_what_is_in_flight_is_not_proposed_again() -> None:
 
 def test_what_is_in_flight_counts_as_if_it_had_come_out_as_foreseen(monkeypatch: pytest.MonkeyPatch) -> None:
     records = searched(16, 4, table=True)
-    fronts, found = [], []
+    fronts, found = [], []  # of each time that points are judged
 
     def spied(mean, deviation, at, accuracy, known, **options):  # type: ignore[no-untyped-def]
         fronts.append((accuracy, known))
@@ -203,10 +253,10 @@ def test_what_is_in_flight_counts_as_if_it_had_come_out_as_foreseen(monkeypatch:
     sampler = CostAwareSampler(TINY, records, BUDGET, lambda _: None, [1.0], 4)
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
     suggest(study.ask(), TINY)
-    first = fronts[0]
+    first, times = fronts[0], len(fronts)
     suggest(study.ask(), TINY)
     second = fronts[-1]
-    assert found[-1].max() < found[0].max()  # what it promised is taken
+    assert found[times].sum() < found[0].sum()  # what it promised is taken: the same random ones promise less
     assert set(second[0]) - set(first[0]) and set(second[1]) - set(first[1])
 
 
@@ -331,7 +381,7 @@ def test_what_ended_a_lower_rung_alone_helps_to_foresee_the_highest() -> None:
 
     def error(rungs: tuple[int, ...], known: list[TrialRecord]) -> float:
         sampler = CostAwareSampler(TINY, known, BUDGET, lambda design: None, [1.0], 0, rungs)
-        pool = [to_params(TINY, TINY.encode(design)) for design, _ in others]
+        pool = [sampler._known_as(design) for design, _ in others]
         ended = {epochs: sampler._ended(epochs) for epochs in rungs}
         rows, accuracy, model = sampler._foreseen(ended)
         mean, deviation = model(sampler._encoding(pool))
