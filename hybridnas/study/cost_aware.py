@@ -42,7 +42,7 @@ from hybridnas.study.surrogate import (
 )
 
 #: Trained designs before accuracies are modelled, and costed ones before costs are.
-NUM_STARTUP, NUM_STARTUP_COSTS = 10, 4
+NUM_STARTUP, NUM_STARTUP_COSTS = 6, 4
 #: Trials that ended a rung before it is the one that is modelled.
 NUM_LEVEL = 4
 #: Candidates drawn once for a search, and those made for each proposal by changing one to three choices: of the front,
