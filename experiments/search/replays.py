@@ -1,6 +1,6 @@
 """What each part of the search is worth, on recorded trainings: samplers, rungs, gate and known designs, on and off.
 
-    python experiments/search/replays.py run [--seeds 20] [--sampler NAME ...] [--processes 1]
+    python experiments/search/replays.py run [--seeds 20] [--sampler NAME ...] [--processes 1] [--trainings 80]
     python experiments/search/replays.py report
 
 It goes on where it stopped; rows are appended to replays.csv.
@@ -31,12 +31,12 @@ SWITCHES = [WHOLE, ("4", True, True), ("2 4", True, True), ("1 4", False, True),
 SWITCHES += [("4", False, True), ("4", True, False), ("1 4", False, False), ("4", False, False)]
 
 
-def run(samplers: list[str], seeds: int, processes: int) -> None:
+def run(samplers: list[str], seeds: int, processes: int, trainings: int) -> None:
     if not FILE.exists():
         FILE.write_text(",".join(["sampler", *PARTS, "seed", *(f"share_{n}" for n in LOOKS), "ask_ms", "over"]) + "\n")
     done = FILE.read_text()
     tasks = [
-        (sampler, *switches, seed)
+        ((sampler, *switches, seed), trainings)
         for seed, switches, sampler in itertools.product(range(seeds), SWITCHES, samplers)
         if f"\n{sampler},{','.join(map(str, switches))},{seed}," not in done
     ]
@@ -46,20 +46,21 @@ def run(samplers: list[str], seeds: int, processes: int) -> None:
                 csv.writer(out).writerow(row)
 
 
-def replayed(task: tuple) -> list:
+def replayed(given: tuple[tuple, int]) -> list:
     torch.set_num_threads(1)
+    task, trainings = given
     sampler, rungs, gate, seeding, seed = task
     found = replay(
         Recorded.load(),
         sampler,
         seed=seed,
-        trainings=LOOKS[-1],
+        trainings=trainings,
         budget_ms=BUDGET_MS,
         rungs=RUNGS[rungs],
         gate=gate,
         seeding=seeding,
     )
-    shares = [round(found.share_at(look), 4) for look in LOOKS]
+    shares = [round(found.share_at(look), 4) if look <= trainings else "" for look in LOOKS]
     return [*task, *shares, round(found.ask_ms, 1), found.over_budget]
 
 
@@ -69,8 +70,7 @@ def report() -> None:
     for key, group in rows.groupby(["sampler", *PARTS], sort=False):
         line = dict(zip(["sampler", *PARTS], key, strict=True))
         for look in LOOKS:
-            mean, margin = mean_margin(group[f"share_{look}"].tolist())
-            line[str(look)] = f"{100 * mean:.1f} +- {100 * margin:.1f}"
+            line[str(look)] = in_points(group[f"share_{look}"])
         lines.append(line | {"ms a proposal": group.ask_ms.mean(), "over": group.over.mean(), "seeds": len(group)})
     print(pd.DataFrame(lines).round(1).to_markdown(index=False))
     whole = rows[(rows[PARTS] == list(WHOLE)).all(axis=1)].set_index(["sampler", "seed"])
@@ -82,10 +82,16 @@ def report() -> None:
         for sampler, group in whole.join(off.add_suffix("_off"), how="inner").groupby("sampler"):
             line = {"part": f"{part} {value}", "sampler": sampler}
             for look in LOOKS:
-                mean, margin = mean_margin((group[f"share_{look}"] - group[f"share_{look}_off"]).tolist())
-                line[str(look)] = f"{100 * mean:+.1f} +- {100 * margin:.1f}"
+                line[str(look)] = in_points(group[f"share_{look}"] - group[f"share_{look}_off"])
             gains.append(line)
     print(pd.DataFrame(gains).to_markdown(index=False))
+
+
+def in_points(shares: pd.Series) -> str:
+    """Mean and interval of those that were replayed for so long."""
+    shares = shares.dropna()
+    mean, margin = mean_margin(shares.tolist()) if len(shares) else (float("nan"), float("nan"))
+    return f"{100 * mean:.1f} +- {100 * margin:.1f}"
 
 
 if __name__ == "__main__":
@@ -94,5 +100,9 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--sampler", nargs="*", default=SAMPLERS)
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--trainings", type=int, default=LOOKS[-1])
     arguments = parser.parse_args()
-    run(arguments.sampler, arguments.seeds, arguments.processes) if arguments.what == "run" else report()
+    if arguments.what == "run":
+        run(arguments.sampler, arguments.seeds, arguments.processes, arguments.trainings)
+    else:
+        report()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -106,12 +106,14 @@ class CostAwareSampler(BaseSampler):
         self._proposal = {}
         if not trial.system_attrs.get("fixed_params"):
             running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-            waiting = [self._chosen(each.params) for each in running if each.number != trial.number]
+            others = [suggest(FixedTrial(each.params), self.space) for each in running if each.number != trial.number]
             if self._asked_at != len(self.records):
                 self._asked_at, self._asked = len(self.records), []
-            waiting += [each for each in self._asked if each not in waiting]
+            waiting = {each.key: self._known_as(each) for each in others}
+            waiting |= {each.architecture.key: each for each in self._asked}
             with self._libraries.limit(limits=1, user_api="blas"):  # for small matrices threads are slower
-                proposal = self._propose(random.Random(derive_seed(self.seed, len(self.records))), waiting)
+                generator = random.Random(derive_seed(self.seed, len(self.records)))
+                proposal = self._propose(generator, waiting)
             self._proposal = proposal.params
             self._asked.append(proposal)
 
@@ -163,7 +165,7 @@ class CostAwareSampler(BaseSampler):
 
         return Candidate(self.space.sample(noted), choices, params)
 
-    def _propose(self, generator: random.Random, waiting: Sequence[Candidate]) -> Candidate:
+    def _propose(self, generator: random.Random, waiting: Mapping[str, Candidate]) -> Candidate:
         ended = {epochs: self._ended(epochs) for epochs in self.rungs}
         first, *others = self.rungs
         levels = [first, *(epochs for epochs in others if len(ended[epochs]) >= NUM_LEVEL)]
@@ -172,10 +174,9 @@ class CostAwareSampler(BaseSampler):
         trained = [self.records[i] for i in ended[levels[-1]] if self._held(i)]
         scores = [record.accuracies[levels[-1] - 1] for record in trained]
         self._tried.update(record.architecture.key for record in self.records[len(self._tried) :])
-        flying = {each.identity for each in waiting}
-        places = [i for i, each in enumerate(self._pool) if self._is_new(each, flying)]
+        places = [i for i, each in enumerate(self._pool) if self._is_new(each, waiting)]
         best = front(scores, [self.latency_counts * (record.worst_latency or 0.0) for record in trained])
-        near = self._neighbours([self._known_as(trained[i].architecture) for i in best], generator, flying)
+        near = self._neighbours([self._known_as(trained[i].architecture) for i in best], generator, waiting)
         candidates = [*(self._pool[i] for i in places), *near]
         if not candidates:  # a small space, searched through
             return generator.choice(self._pool)
@@ -190,7 +191,8 @@ class CostAwareSampler(BaseSampler):
             feasible = feasibility(pool, *cost_model(pool))
             likely = np.flatnonzero(feasible >= min(0.5, feasible.max())).tolist()
             return self._first_that_holds([candidates[i] for i in generator.sample(likely, len(likely))])
-        expected_gain = self._expected_gain({epochs: ended[epochs] for epochs in levels}, cost_model, waiting)
+        modelled = {epochs: ended[epochs] for epochs in levels}
+        expected_gain = self._expected_gain(modelled, cost_model, list(waiting.values()))
 
         def promise(points: Floats) -> Floats:
             latency, doubt = cost_model(points)
@@ -198,7 +200,7 @@ class CostAwareSampler(BaseSampler):
 
         value = promise(pool)
         for _ in range(NUM_CLIMBS):
-            near = self._neighbours([candidates[i] for i in _descending(value)[:NUM_CLIMBING]], generator, flying)
+            near = self._neighbours([candidates[i] for i in _descending(value)[:NUM_CLIMBING]], generator, waiting)
             if not near:
                 break
             candidates += near
@@ -307,12 +309,9 @@ class CostAwareSampler(BaseSampler):
                 return each
         return (unknown or candidates)[0]
 
-    def _is_new(self, candidate: Candidate, flying: Collection[frozenset[tuple[str, Any]]]) -> bool:
-        """Whether a design was not tried, and none of those in flight is given by the same choices."""
-        return candidate.architecture.key not in self._tried and candidate.identity not in flying
-
-    def _chosen(self, params: Params) -> Candidate:
-        return self._known_as(suggest(FixedTrial(params), self.space))
+    def _is_new(self, candidate: Candidate, waiting: Container[str]) -> bool:
+        """Whether a design was not tried, and is not in flight."""
+        return candidate.architecture.key not in self._tried and candidate.architecture.key not in waiting
 
     def _known_as(self, architecture: Architecture) -> Candidate:
         if architecture.key not in self._known:
@@ -329,10 +328,10 @@ class CostAwareSampler(BaseSampler):
         return np.array([self._latency(self.records[i].costs) for i in rows], np.float64)
 
     def _neighbours(
-        self, parents: Sequence[Candidate], generator: random.Random, flying: Collection[frozenset[tuple[str, Any]]]
+        self, parents: Sequence[Candidate], generator: random.Random, waiting: Container[str]
     ) -> list[Candidate]:
         """New designs that answer one to three questions otherwise than one of some others."""
-        found: dict[frozenset[tuple[str, Any]], Candidate] = {}
+        found: dict[str, Candidate] = {}
         for _ in range(NUM_NEIGHBOURS if parents else 0):
             choices = generator.choice(parents).choices
             changed = generator.sample(list(choices), min(len(choices), generator.randint(1, MOST_CHANGES)))
@@ -347,8 +346,8 @@ class CostAwareSampler(BaseSampler):
                 return kept if kept in values and name not in changed else generator.choice(values)
 
             near = self._made(choose)
-            if self._is_new(near, flying):
-                found[near.identity] = near
+            if self._is_new(near, waiting):
+                found[near.architecture.key] = near
         return list(found.values())
 
     def _feasibility(self) -> Callable[[Floats, Floats, Floats], Floats]:

@@ -25,8 +25,8 @@ Params = dict[str, Any]
 #: Mean and standard deviation (N,) of points (N, D).
 Model = Callable[[Floats], tuple[Floats, Floats]]
 
-#: How columns count beside a word that is chosen: options of a block or transition, a design's place among others by
-#: compute (0..1), and a family's share of the stages.
+#: How columns count beside a word that is chosen: an option of what was chosen, a design's place among others by a sum
+#: (0..1), and the share of the stages that a block family or transition has.
 OPTION_WEIGHT, SUM_WEIGHT, SHARE_WEIGHT = 0.5, 6.0, 2.0
 #: A kernel is fitted on so many observations at most: that is most of a proposal's time.
 MOST_FITTED = 100
@@ -44,16 +44,32 @@ class Candidate:
     params: Params
 
     @cached_property
-    def identity(self) -> frozenset[tuple[str, Any]]:
-        """Equal for the same choices."""
-        return frozenset(self.params.items())
+    def sums(self) -> tuple[float, float, float]:
+        """Compute, parameters and depth, roughly: a layer has as many weights as its width squared."""
+        compute = weights = layers = 0.0
+        design = self.architecture
+        for stage, resolution in zip(design.stages, design.resolutions[1:], strict=True):
+            here = stage.depth + (stage.transition.type != "none")
+            layers, weights = layers + here, weights + here * stage.width**2
+            compute += here * (stage.width * (resolution or 1)) ** 2
+        return compute, weights, layers
+
+    @cached_property
+    def shares(self) -> dict[str, float]:
+        """Of the stages, those of each block family and with each transition."""
+        found: dict[str, float] = {}
+        stages = self.architecture.stages
+        for stage in stages:
+            for kind in (f"-> {stage.transition.type}", *([stage.block] if stage.depth else [])):
+                found[kind] = found.get(kind, 0.0) + 1 / len(stages)
+        return found
 
 
 class Encoding:
     """Designs as numbers, such that two of those between which it is made are 1 apart on average (root mean square).
 
     Choices are 0..1: of words one column each, of numbers their place in their range; a choice that a design does not
-    have is 0 in all its columns. Options of a block or transition count less: there are many, each deciding little.
+    have is 0 in all its columns. Options of what was chosen count less: there are many, each deciding little.
     What the choices sum up to, which a distance over many columns hides, are columns of their own: where a design's
     compute, parameters and depth stand among those of the others, and the share of each block family and transition.
     (From 20 random designs of `tiny` this foresees twice as much of the others' order: experiments/search.)
@@ -79,8 +95,8 @@ class Encoding:
                 self._columns[name, value] = self._num_choices, weight * place
                 self._num_choices += not ordered
             self._num_choices += ordered
-        self._kinds = sorted({kind for design in designs for kind in _shares(design.architecture)})
-        self._sums = np.sort([_sums(design.architecture) for design in designs], axis=0)
+        self._kinds = sorted({kind for design in designs for kind in design.shares})
+        self._sums = np.sort([design.sums for design in designs], axis=0)
         self._unit = 1.0
         self._unit = math.sqrt(2 * self(designs).var(0).sum()) or 1.0
 
@@ -92,12 +108,10 @@ class Encoding:
                 if (item := (_question(name), chosen)) in self._columns:
                     column, value = self._columns[item]
                     row[column] = value
-        sums = np.array([_sums(design.architecture) for design in designs]).reshape(len(designs), 3)
+        sums = np.array([design.sums for design in designs]).reshape(len(designs), self._sums.shape[1])
         places = [_place(column, among) for column, among in zip(sums.T, self._sums.T, strict=True)]
-        found = [_shares(design.architecture) for design in designs]
-        shares = np.array([[each.get(kind, 0.0) for kind in self._kinds] for each in found])
-        shares = shares.reshape(len(designs), len(self._kinds))
-        return np.hstack([choices, SUM_WEIGHT * np.array(places).T, SHARE_WEIGHT * shares]) / self._unit
+        shares = [[design.shares.get(kind, 0.0) for design in designs] for kind in self._kinds]
+        return np.vstack([choices.T, SUM_WEIGHT * np.array(places), SHARE_WEIGHT * np.array(shares)]).T / self._unit
 
 
 def _question(name: str) -> str:
@@ -105,27 +119,9 @@ def _question(name: str) -> str:
     return name.partition("(")[0]
 
 
-def _sums(architecture: Architecture) -> tuple[float, float, float]:
-    """Compute, parameters and depth, roughly: a layer has as many weights as its width squared."""
-    compute = weights = layers = 0.0
-    for stage, resolution in zip(architecture.stages, architecture.resolutions[1:], strict=True):
-        here = (stage.depth + 1) * stage.width**2  # the transition is a layer, too
-        compute, weights, layers = compute + here * (resolution or 1) ** 2, weights + here, layers + stage.depth + 1
-    return compute, weights, layers
-
-
 def _place(values: Floats, among: Floats) -> Floats:
     """What share of others, in order, is less, halfway where some are as much."""
     return (np.searchsorted(among, values, "left") + np.searchsorted(among, values, "right")) / (2 * len(among))
-
-
-def _shares(architecture: Architecture) -> dict[str, float]:
-    """Of the stages, those of each block family and with each transition."""
-    found: dict[str, float] = {}
-    for stage in architecture.stages:
-        for kind in (f"-> {stage.transition.type}", *([stage.block] if stage.depth else [])):
-            found[kind] = found.get(kind, 0.0) + 1 / len(architecture.stages)
-    return found
 
 
 def regress(seen: Floats, values: Floats) -> Model:

@@ -112,9 +112,12 @@ def test_expected_improvement_is_the_mean_of_what_is_gained() -> None:
     assert found[3] == 0  # beyond the worst cost
 
 
-def candidate(params: Params, depth: int = 1, block: str = "mbconv") -> Candidate:
-    stage = Stage(Transition("conv"), block, depth, 16)
-    return Candidate(Architecture(32, Stem("conv", 16), (stage, stage)), {}, params)
+def candidate(params: Params, *stages: Stage, image_size: int = 32) -> Candidate:
+    return Candidate(Architecture(image_size, Stem("conv", 16), stages or (layers(1),)), {}, params)
+
+
+def layers(depth: int, width: int = 16, stride: int = 2, block: str = "mbconv", transition: str = "conv") -> Stage:
+    return Stage(Transition(transition, stride), block, depth, width)
 
 
 def test_choices_become_numbers() -> None:
@@ -133,14 +136,26 @@ def test_choices_become_numbers() -> None:
     assert encoding([]).shape == (0, encoding([candidate({})]).shape[1])
 
 
+def test_what_choices_sum_up_to() -> None:
+    design = candidate({}, layers(2, 16), layers(1, 32, 1, "window", "patch"), layers(3, 32, 1, transition="none"))
+    compute, weights, depth = design.sums  # the stem halves 32 px, the first stage again; a transition is a layer
+    assert depth == 3 + 2 + 3 and weights == 3 * 16**2 + 5 * 32**2 and compute == weights * 8**2
+    assert candidate({}, layers(2), image_size=64).sums[0] == 4 * candidate({}, layers(2)).sums[0]
+    assert design.shares == pytest.approx(
+        {"mbconv": 2 / 3, "window": 1 / 3, "-> conv": 1 / 3, "-> patch": 1 / 3, "-> none": 1 / 3}
+    )
+
+
 def test_what_choices_sum_up_to_becomes_numbers() -> None:
-    small, middle, large = candidate({}, 1), candidate({}, 2, "window"), candidate({}, 4)
-    found = Encoding([small, middle, large])([small, middle, large])
-    depth, compute = found[:, 2], found[:, 0]
-    assert depth[1] - depth[0] == pytest.approx(depth[2] - depth[1]) and depth[1] > depth[0]  # places, not sizes
-    assert compute.tolist() == depth.tolist()
-    blocks = found[:, 4:]  # mbconv, window; behind the transition that all share
-    assert blocks[0, 0] == blocks[2, 0] == blocks[1, 1] > 0 and blocks[0, 1] == blocks[1, 0] == 0
+    designs = [candidate({}, layers(depth, 16)) for depth in (1, 1, 2, 9)]
+    designs.append(candidate({}, layers(2, 64, block="window")))
+    beyond = candidate({}, layers(40, 128))
+    found = Encoding(designs)([*designs, beyond])
+    places = found[:, :3] / found[-1, :3]
+    assert places[:, 2].tolist() == pytest.approx([0.2, 0.2, 0.6, 0.9, 0.6, 1.0])  # of five less, or half as much
+    assert places[:, 1].tolist() == pytest.approx([0.2, 0.2, 0.5, 0.7, 0.9, 1.0])
+    blocks = found[:, 4:]  # mbconv, window; before them the transition that all share
+    assert blocks[0, 0] == blocks[2, 0] == blocks[4, 1] > 0 and blocks[0, 1] == blocks[4, 0] == 0
 
 
 def test_two_designs_are_one_apart() -> None:
@@ -240,24 +255,27 @@ def test_what_is_in_flight_is_not_proposed_again() -> None:
     assert len(set(keys)) == 4
 
 
-def test_what_is_in_flight_counts_as_if_it_had_come_out_as_foreseen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_in_flight_counts_as_if_it_had_come_out_as_foreseen() -> None:
     records = searched(16, 4, table=True)
-    fronts, found = [], []  # of each time that points are judged
-
-    def spied(mean, deviation, at, accuracy, known, **options):  # type: ignore[no-untyped-def]
-        fronts.append((accuracy, known))
-        found.append(expected_hypervolume_improvement(mean, deviation, at, accuracy, known, **options))
-        return found[-1]
-
-    monkeypatch.setattr(cost_aware, "expected_hypervolume_improvement", spied)
     sampler = CostAwareSampler(TINY, records, BUDGET, lambda _: None, [1.0], 4)
-    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
-    suggest(study.ask(), TINY)
-    first, times = fronts[0], len(fronts)
-    suggest(study.ask(), TINY)
-    second = fronts[-1]
-    assert found[times].sum() < found[0].sum()  # what it promised is taken: the same random ones promise less
-    assert set(second[0]) - set(first[0]) and set(second[1]) - set(first[1])
+    costed = list(range(len(records)))
+    cost_model = regress(sampler._features(costed), sampler._latencies(costed))
+    proposal = sampler._propose(random.Random(0), {})
+    points = sampler._encoding([proposal])
+    at = np.exp(cost_model(points)[0])
+    gains = [
+        sampler._expected_gain({1: sampler._ended(1)}, cost_model, waiting)(points, at).item()
+        for waiting in ([], [proposal])
+    ]
+    assert 0 < gains[1] < 0.9 * gains[0]  # what it promised is taken
+
+
+def test_what_is_in_flight_is_known_by_its_network() -> None:
+    """However it was chosen: two sets of choices may make one network."""
+    records = searched(16, 4, table=True)
+    sampler = CostAwareSampler(TINY, records, BUDGET, lambda _: None, [1.0], 4)
+    first = sampler._propose(random.Random(0), {})
+    assert sampler._is_new(first, {}) and not sampler._is_new(replace(first, params={}), {first.architecture.key})
 
 
 def test_the_most_accurate_alone_is_searched_where_latency_does_not_count() -> None:
