@@ -9,6 +9,7 @@ It goes on where it stopped; rows are appended to replays.csv.
 import argparse
 import csv
 import itertools
+from functools import partial
 from multiprocessing import Pool
 from pathlib import Path
 
@@ -36,19 +37,18 @@ def run(samplers: list[str], seeds: int, processes: int, trainings: int) -> None
         FILE.write_text(",".join(["sampler", *PARTS, "seed", *(f"share_{n}" for n in LOOKS), "ask_ms", "over"]) + "\n")
     done = FILE.read_text()
     tasks = [
-        ((sampler, *switches, seed), trainings)
+        (sampler, *switches, seed)
         for seed, switches, sampler in itertools.product(range(seeds), SWITCHES, samplers)
         if f"\n{sampler},{','.join(map(str, switches))},{seed}," not in done
     ]
     with Pool(processes) as pool:
-        for row in pool.imap_unordered(replayed, tasks):
+        for row in pool.imap_unordered(partial(replayed, trainings=trainings), tasks):
             with FILE.open("a", newline="") as out:
                 csv.writer(out).writerow(row)
 
 
-def replayed(given: tuple[tuple, int]) -> list:
+def replayed(task: tuple, trainings: int) -> list:
     torch.set_num_threads(1)
-    task, trainings = given
     sampler, rungs, gate, seeding, seed = task
     found = replay(
         Recorded.load(),
@@ -82,16 +82,16 @@ def report() -> None:
         for sampler, group in whole.join(off.add_suffix("_off"), how="inner").groupby("sampler"):
             line = {"part": f"{part} {value}", "sampler": sampler}
             for look in LOOKS:
-                line[str(look)] = in_points(group[f"share_{look}"] - group[f"share_{look}_off"])
+                line[str(look)] = in_points(group[f"share_{look}"] - group[f"share_{look}_off"], "+")
             gains.append(line)
     print(pd.DataFrame(gains).to_markdown(index=False))
 
 
-def in_points(shares: pd.Series) -> str:
+def in_points(shares: pd.Series, sign: str = "") -> str:
     """Mean and interval of those that were replayed for so long."""
     shares = shares.dropna()
     mean, margin = mean_margin(shares.tolist()) if len(shares) else (float("nan"), float("nan"))
-    return f"{100 * mean:.1f} +- {100 * margin:.1f}"
+    return f"{100 * mean:{sign}.1f} +- {100 * margin:.1f}"
 
 
 if __name__ == "__main__":

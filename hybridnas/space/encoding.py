@@ -12,7 +12,7 @@ from hybridnas.blocks import option_defaults
 from hybridnas.errors import SpaceError
 from hybridnas.space.file import SpaceFile, plain
 from hybridnas.space.parts import TABLES
-from hybridnas.space.points import Choose, draw_head, draw_stage, draw_start, stem_resolution, without_nothing
+from hybridnas.space.points import Choose, draw_head, draw_stage, draw_start, question, stem_resolution, without_nothing
 
 #: Choices by name.
 Choices = dict[str, Value]
@@ -107,7 +107,7 @@ def _match(wanted: Choices, draw: Callable[[Choose], Choices]) -> Choices:
     def choose(name: str, values: Sequence[Any]) -> Any:
         if name.endswith(".eps"):
             return values[0]
-        value = wanted[name.partition("(")[0]]
+        value = wanted[question(name)]
         if not any(value == other and type(value) is type(other) for other in values):
             raise _DiffersError(f"{name} is {value}; {_allowed(values)}", len(agreed))
         agreed[name] = value

@@ -30,6 +30,11 @@ ANY_BLOCK = next(iter(BLOCKS))
 STRIDES = {"none": [1], "merge": [2], "levit": [2]}
 
 
+def question(name: str) -> str:
+    """What is asked, whatever a rule leaves of the answers: 'stage1.block' of 'stage1.block(mbconv|window)'."""
+    return name.partition("(")[0]
+
+
 def sample(file: SpaceFile, choose: Choose) -> Architecture:
     """The architecture of the answers; `choose` is asked only where there is more than one value."""
 

@@ -18,6 +18,7 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from hybridnas.architecture import Architecture, Value
 from hybridnas.pareto import front
+from hybridnas.space.points import question
 
 Floats = NDArray[np.float64]
 #: Choices as Optuna stores them, by name.
@@ -82,7 +83,7 @@ class Encoding:
         values: dict[str, set[Any]] = {}
         for design in designs:
             for name, value in design.params.items():
-                values.setdefault(_question(name), set()).add(value)
+                values.setdefault(question(name), set()).add(value)
         self._columns: dict[tuple[str, Any], tuple[int, float]] = {}
         self._num_choices = 0
         for name in sorted(values):
@@ -105,18 +106,13 @@ class Encoding:
         choices = np.zeros((len(designs), self._num_choices))
         for row, design in zip(choices, designs, strict=True):
             for name, chosen in design.params.items():
-                if (item := (_question(name), chosen)) in self._columns:
+                if (item := (question(name), chosen)) in self._columns:
                     column, value = self._columns[item]
                     row[column] = value
         sums = np.array([design.sums for design in designs]).reshape(len(designs), self._sums.shape[1])
         places = [_place(column, among) for column, among in zip(sums.T, self._sums.T, strict=True)]
         shares = [[design.shares.get(kind, 0.0) for design in designs] for kind in self._kinds]
         return np.vstack([choices.T, SUM_WEIGHT * np.array(places), SHARE_WEIGHT * np.array(shares)]).T / self._unit
-
-
-def _question(name: str) -> str:
-    """What is asked, whatever a rule leaves of the answers: 'stage1.block' of 'stage1.block(mbconv|window)'."""
-    return name.partition("(")[0]
 
 
 def _place(values: Floats, among: Floats) -> Floats:

@@ -270,6 +270,24 @@ def test_what_is_in_flight_counts_as_if_it_had_come_out_as_foreseen() -> None:
     assert 0 < gains[1] < 0.9 * gains[0]  # what it promised is taken
 
 
+def test_what_is_in_flight_is_part_of_the_front(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = searched(16, 4, table=True)
+    fronts = []
+
+    def spied(mean, deviation, at, accuracy, known, **options):  # type: ignore[no-untyped-def]
+        fronts.append((accuracy, known))
+        return expected_hypervolume_improvement(mean, deviation, at, accuracy, known, **options)
+
+    monkeypatch.setattr(cost_aware, "expected_hypervolume_improvement", spied)
+    sampler = CostAwareSampler(TINY, records, BUDGET, lambda _: None, [1.0], 4)
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+    suggest(study.ask(), TINY)
+    first = fronts[0]
+    suggest(study.ask(), TINY)
+    second = fronts[-1]
+    assert set(second[0]) - set(first[0]) and set(second[1]) - set(first[1])
+
+
 def test_what_is_in_flight_is_known_by_its_network() -> None:
     """However it was chosen: two sets of choices may make one network."""
     records = searched(16, 4, table=True)
