@@ -25,7 +25,6 @@ from hybridnas.data.loading import Loading
 from hybridnas.data.sources import open_source
 from hybridnas.proxy.training import Recipe, Trainer
 from hybridnas.study import surrogate
-from hybridnas.study.sampler import to_params
 from hybridnas.study.surrogate import Candidate, Encoding, regress
 
 FILE = Path(__file__).parent / "designs.csv"
@@ -75,6 +74,7 @@ def report() -> None:
     rows = pd.read_csv(FILE)
     space, generator = SearchSpace.load("tiny"), random.Random(0)
     pool = [space.sample(lambda _, values: generator.choice(values)) for _ in range(2000)]
+    designs = [Architecture.from_json(text) for text in rows.architecture]
     accuracy, latency = rows[f"epoch_{EPOCHS}"].to_numpy(), np.log(rows.share.to_numpy())
     print(f"{len(rows)} designs, mean accuracy {accuracy.mean():.3f}")
     lines = []
@@ -82,8 +82,8 @@ def report() -> None:
         kept = {name: getattr(surrogate, name) for name in constants}
         for name, value in constants.items():
             setattr(surrogate, name, value)
-        encoding = Encoding([candidate(space, each) for each in pool])
-        points = encoding([candidate(space, Architecture.from_json(text)) for text in rows.architecture])
+        encoding = Encoding([Candidate(each, space.encode(each)) for each in pool])
+        points = encoding([Candidate(each, space.encode(each)) for each in designs])
         for seen in SEEN:
             tau, liked = foreseen(points, accuracy, seen)
             line = {"columns and kernel": way, "seen": seen, "accuracy: tau": tau, "of the tenth liked best": liked}
@@ -103,11 +103,6 @@ def foreseen(points: np.ndarray, values: np.ndarray, seen: int) -> tuple[float, 
         liked = np.argsort(-mean)[: len(others) // 10]
         found.append((tau, values[others][liked].mean()))
     return tuple(np.mean(found, axis=0))
-
-
-def candidate(space: SearchSpace, design: Architecture) -> Candidate:
-    choices = space.encode(design)
-    return Candidate(design, choices, to_params(space, choices))
 
 
 if __name__ == "__main__":

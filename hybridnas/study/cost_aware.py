@@ -29,13 +29,12 @@ from hybridnas.pareto import front
 from hybridnas.seeds import derive_seed
 from hybridnas.space import SearchSpace
 from hybridnas.study.records import TrialRecord
-from hybridnas.study.sampler import stored, suggest, to_params
+from hybridnas.study.sampler import suggest, to_params
 from hybridnas.study.surrogate import (
     Candidate,
     Encoding,
     Floats,
     Model,
-    Params,
     corrected,
     expected_hypervolume_improvement,
     regress,
@@ -95,7 +94,7 @@ class CostAwareSampler(BaseSampler):
         self.seed = seed
         self.rungs = rungs
         self.latency_counts = latency_counts
-        self._proposal: Params = {}  # empty where a trial was enqueued
+        self._proposal: dict[str, Any] = {}  # as Optuna stores it; empty where a trial was enqueued
         self._known: dict[str, Candidate] = {}
         self._asked: list[Candidate] = []  # since a trial ended: what was not taken is not proposed again
         self._asked_at = 0
@@ -114,7 +113,7 @@ class CostAwareSampler(BaseSampler):
             with self._libraries.limit(limits=1, user_api="blas"):  # for small matrices threads are slower
                 generator = random.Random(derive_seed(self.seed, len(self.records)))
                 proposal = self._propose(generator, waiting)
-            self._proposal = proposal.params
+            self._proposal = to_params(self.space, proposal.choices)
             self._asked.append(proposal)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -156,14 +155,12 @@ class CostAwareSampler(BaseSampler):
 
     def _made(self, choose: Callable[[str, Sequence[Any]], Any]) -> Candidate:
         choices: dict[str, Value] = {}
-        params: Params = {}
 
         def noted(name: str, values: Sequence[Any]) -> Any:
-            choices[name] = value = choose(name, values)
-            params[name] = stored(values, value)
-            return value
+            choices[name] = choose(name, values)
+            return choices[name]
 
-        return Candidate(self.space.sample(noted), choices, params)
+        return Candidate(self.space.sample(noted), choices)
 
     def _propose(self, generator: random.Random, waiting: Mapping[str, Candidate]) -> Candidate:
         ended = {epochs: self._ended(epochs) for epochs in self.rungs}
@@ -315,8 +312,7 @@ class CostAwareSampler(BaseSampler):
 
     def _known_as(self, architecture: Architecture) -> Candidate:
         if architecture.key not in self._known:
-            choices = self.space.encode(architecture)
-            self._known[architecture.key] = Candidate(architecture, choices, to_params(self.space, choices))
+            self._known[architecture.key] = Candidate(architecture, self.space.encode(architecture))
         return self._known[architecture.key]
 
     def _features(self, rows: Sequence[int]) -> Floats:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import optuna
@@ -22,7 +21,7 @@ NUM_STARTUP, POPULATION = 12, 20
 
 def distribution(values: Sequence[Value]) -> BaseDistribution:
     """Numbers are ordered: a range of integers where they are evenly spaced, else positions in the sorted list."""
-    ordered, step = _scale(tuple(values), tuple(map(type, values)))
+    ordered, step = _scale(values)
     if ordered is None:
         return CategoricalDistribution(list(values))
     return IntDistribution(ordered[0], ordered[-1], step=step) if step else IntDistribution(0, len(values) - 1)
@@ -37,28 +36,23 @@ def suggest(trial: BaseTrial, space: SearchSpace) -> Architecture:
             return trial.suggest_categorical(name, kind.choices)
         assert isinstance(kind, IntDistribution)
         drawn = trial.suggest_int(name, kind.low, kind.high, step=kind.step)
-        _, step = _scale(tuple(values), tuple(map(type, values)))
+        _, step = _scale(values)
         return drawn if step else sorted(values)[drawn]
 
     return space.sample(choose)
 
 
 def to_params(space: SearchSpace, chosen: Mapping[str, Value]) -> dict[str, Any]:
-    """What Optuna stores for the choices of `SearchSpace.encode`: for `Study.enqueue_trial`."""
+    """What Optuna stores (see `distribution`) for the choices of `SearchSpace.encode`: for `Study.enqueue_trial`."""
     params: dict[str, Any] = {}
 
     def choose(name: str, values: Sequence[Any]) -> Any:
-        params[name] = stored(values, chosen[name])
+        ordered, step = _scale(values)
+        params[name] = chosen[name] if ordered is None or step else ordered.index(chosen[name])
         return chosen[name]
 
     space.sample(choose)
     return params
-
-
-def stored(values: Sequence[Any], value: Any) -> Any:
-    """What Optuna stores where `value` is chosen of `values` (see `distribution`)."""
-    ordered, step = _scale(tuple(values), tuple(map(type, values)))
-    return value if ordered is None or step else ordered.index(value)
 
 
 def make_sampler(name: str, seed: int, *asked: int) -> BaseSampler:
@@ -85,15 +79,11 @@ def make_sampler(name: str, seed: int, *asked: int) -> BaseSampler:
         return tpe
 
 
-@cache
-def _scale(values: tuple[Any, ...], types: tuple[type, ...]) -> tuple[list[Any] | None, int]:
-    """Values in order, None where they are not all numbers; and the step between evenly spaced integers, else 0.
-
-    Asked a thousand times a proposal; `types` tells 1, 1.0 and True apart.
-    """
-    if not all(issubclass(kind, (int, float)) and kind is not bool for kind in types):
+def _scale(values: Sequence[Any]) -> tuple[list[Any] | None, int]:
+    """Values in order, None where they are not all numbers; and the step between evenly spaced integers, else 0."""
+    types = {type(value) for value in values}
+    if not types <= {int, float}:
         return None, 0
     ordered = sorted(values)
     steps = {b - a for a, b in zip(ordered, ordered[1:], strict=False)}
-    whole = all(issubclass(kind, int) for kind in types)
-    return ordered, steps.pop() if whole and len(steps) == 1 else 0
+    return ordered, steps.pop() if types == {int} and len(steps) == 1 else 0

@@ -7,10 +7,10 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize
 from scipy.special import ndtr
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
@@ -21,8 +21,6 @@ from hybridnas.pareto import front
 from hybridnas.space.points import question
 
 Floats = NDArray[np.float64]
-#: Choices as Optuna stores them, by name.
-Params = dict[str, Any]
 #: Mean and standard deviation (N,) of points (N, D).
 Model = Callable[[Floats], tuple[Floats, Floats]]
 
@@ -34,15 +32,17 @@ MOST_FITTED = 100
 #: Bounds of a kernel: of the function's variance and the noise's, in that of the values, and of its length, in the
 #: distance of two designs. Of few values likelihood alone takes all for noise, or each to tell of itself only.
 VARIANCE, NOISE, LENGTH = (0.1, 100.0), (1e-4, 0.5), (0.5, 20.0)
+#: A kernel is fitted until a step raises the likelihood by less, relatively: to the last digit takes twice as long and
+#: foresees no better (experiments/search).
+TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A design and the choices that make it, plain and as Optuna stores them."""
+    """A design and the choices that make it."""
 
     architecture: Architecture
     choices: dict[str, Value]
-    params: Params
 
     @cached_property
     def sums(self) -> tuple[float, float, float]:
@@ -69,8 +69,8 @@ class Candidate:
 class Encoding:
     """Designs as numbers, such that two of those between which it is made are 1 apart on average (root mean square).
 
-    Choices are 0..1: of words one column each, of numbers their place in their range; a choice that a design does not
-    have is 0 in all its columns. Options of what was chosen count less: there are many, each deciding little.
+    Choices are 0..1: of words one column each, of numbers their place in order; a choice that a design does not have is
+    0 in all its columns. Options of what was chosen count less: there are many, each deciding little.
     What the choices sum up to, which a distance over many columns hides, are columns of their own: where a design's
     compute, parameters and depth stand among those of the others, and the share of each block family and transition.
     (From 20 random designs of `tiny` this foresees twice as much of the others' order: experiments/search.)
@@ -80,19 +80,17 @@ class Encoding:
     """
 
     def __init__(self, designs: Sequence[Candidate]) -> None:
-        values: dict[str, set[Any]] = {}
+        values: dict[str, set[Value]] = {}
         for design in designs:
-            for name, value in design.params.items():
+            for name, value in design.choices.items():
                 values.setdefault(question(name), set()).add(value)
-        self._columns: dict[tuple[str, Any], tuple[int, float]] = {}
+        self._columns: dict[tuple[str, Value], tuple[int, float]] = {}
         self._num_choices = 0
         for name in sorted(values):
             weight = OPTION_WEIGHT if name.count(".") > 1 else 1.0
-            several = sorted(values[name], key=repr)
-            ordered = all(type(value) in (int, float) for value in several)
-            low, high = (min(several), max(several)) if ordered else (0, 0)
-            for value in several:
-                place = 0.25 + 0.75 * (value - low) / (high - low or 1) if ordered else 1.0
+            ordered = all(type(value) in (int, float) for value in values[name])
+            for rank, value in enumerate(sorted(values[name], key=None if ordered else repr)):
+                place = 0.25 + 0.75 * rank / (len(values[name]) - 1 or 1) if ordered else 1.0
                 self._columns[name, value] = self._num_choices, weight * place
                 self._num_choices += not ordered
             self._num_choices += ordered
@@ -105,7 +103,7 @@ class Encoding:
         """(N, D)."""
         choices = np.zeros((len(designs), self._num_choices))
         for row, design in zip(choices, designs, strict=True):
-            for name, chosen in design.params.items():
+            for name, chosen in design.choices.items():
                 if (item := (question(name), chosen)) in self._columns:
                     column, value = self._columns[item]
                     row[column] = value
@@ -126,7 +124,7 @@ def regress(seen: Floats, values: Floats) -> Model:
     The deviation that it gives is that of the value itself, without the noise of observing it.
     """
     kernel = ConstantKernel(1.0, VARIANCE) * Matern(2.0, LENGTH, nu=2.5) + WhiteKernel(0.1, NOISE)
-    model = GaussianProcessRegressor(kernel, normalize_y=True, random_state=0)
+    model = GaussianProcessRegressor(kernel, optimizer=_fitted, normalize_y=True)
     some = np.unique(np.linspace(0, len(values) - 1, min(len(values), MOST_FITTED)).astype(int))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a bound of the kernel was reached
@@ -141,6 +139,12 @@ def regress(seen: Floats, values: Floats) -> Model:
         return np.asarray(mean, np.float64), np.sqrt(variance)
 
     return predict
+
+
+def _fitted(loss: Callable[[Floats], tuple[float, Floats]], start: Floats, bounds: Floats) -> tuple[Floats, float]:
+    """Where a loss, which comes with its gradient, is least, and how much it is there."""
+    found = minimize(loss, start, method="L-BFGS-B", jac=True, bounds=bounds, options={"ftol": TOLERANCE})
+    return found.x, found.fun
 
 
 def corrected(prior: Model | None, seen: Floats, values: Floats) -> Model:

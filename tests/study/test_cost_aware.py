@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import optuna
@@ -13,7 +14,7 @@ import pytest
 from optuna.trial import TrialState
 from scipy.stats import kendalltau
 
-from hybridnas.architecture import Architecture, Stage, Stem, Transition
+from hybridnas.architecture import Architecture, Stage, Stem, Transition, Value
 from hybridnas.cost.budget import Budget, Cost
 from hybridnas.pareto import front, hypervolume
 from hybridnas.space import SearchSpace
@@ -29,7 +30,6 @@ from hybridnas.study.surrogate import (
     Candidate,
     Encoding,
     Floats,
-    Params,
     corrected,
     expected_hypervolume_improvement,
     regress,
@@ -112,8 +112,8 @@ def test_expected_improvement_is_the_mean_of_what_is_gained() -> None:
     assert found[3] == 0  # beyond the worst cost
 
 
-def candidate(params: Params, *stages: Stage, image_size: int = 32) -> Candidate:
-    return Candidate(Architecture(image_size, Stem("conv", 16), stages or (layers(1),)), {}, params)
+def candidate(choices: dict[str, Value], *stages: Stage, image_size: int = 32) -> Candidate:
+    return Candidate(Architecture(image_size, Stem("conv", 16), stages or (layers(1),)), choices)
 
 
 def layers(depth: int, width: int = 16, stride: int = 2, block: str = "mbconv", transition: str = "conv") -> Stage:
@@ -121,17 +121,22 @@ def layers(depth: int, width: int = 16, stride: int = 2, block: str = "mbconv", 
 
 
 def test_choices_become_numbers() -> None:
-    points: list[Params] = [
+    points: list[dict[str, Value]] = [
         {"stage1.block(x|y)": "x", "n": 2},
         {"stage1.block": "y", "n": 6, "stage1.x.flag": True},
-        {"stage1.x.flag": False},
+        {"stage1.x.flag": False, "n": 3},
     ]
-    encoding = Encoding([candidate(params) for params in points])
-    more: list[Params] = [{"stage1.block": "x", "n": 2}, {"n": 6}, {"stage1.x.flag": True}, {"n": "unheard of"}]
-    found = encoding([candidate(params) for params in more])[:, :5]
+    encoding = Encoding([candidate(choices) for choices in points])
+    more: list[dict[str, Value]] = [
+        {"stage1.block": "x", "n": 2},
+        {"n": 3},
+        {"stage1.x.flag": True},
+        {"n": "unheard of"},
+    ]
+    found = encoding([candidate(each) for each in more])[:, :5]
     found /= found.max()
-    assert found[0].tolist() == [0.25, 1, 0, 0, 0]  # n of 2..6, x or y, whatever rules leave of them
-    assert found[1].tolist() == [1, 0, 0, 0, 0]
+    assert found[0].tolist() == [0.25, 1, 0, 0, 0]  # the least n of three, x or y, whatever rules leave of them
+    assert found[1].tolist() == [0.625, 0, 0, 0, 0]
     assert sorted(found[2]) == [0, 0, 0, 0, 0.5] and not found[3].any()  # an option counts half; nobody has the last
     assert encoding([]).shape == (0, encoding([candidate({})]).shape[1])
 
@@ -293,7 +298,7 @@ def test_what_is_in_flight_is_known_by_its_network() -> None:
     records = searched(16, 4, table=True)
     sampler = CostAwareSampler(TINY, records, BUDGET, lambda _: None, [1.0], 4)
     first = sampler._propose(random.Random(0), {})
-    assert sampler._is_new(first, {}) and not sampler._is_new(replace(first, params={}), {first.architecture.key})
+    assert sampler._is_new(first, {}) and not sampler._is_new(replace(first, choices={}), {first.architecture.key})
 
 
 def test_the_most_accurate_alone_is_searched_where_latency_does_not_count() -> None:
@@ -436,7 +441,7 @@ def test_what_the_area_ends_at(ms: float | tuple[float, ...] | None, num_targets
     assert Budget(ms).worst_allowed(num_targets) == worst
 
 
-def proposed(budget: Budget, foresee: Callable[[Architecture], list[Cost] | None], count: int = 16) -> Params:
+def proposed(budget: Budget, foresee: Callable[[Architecture], list[Cost] | None], count: int = 16) -> dict[str, Any]:
     """After so many trained designs."""
     generator = random.Random(3)
     records: list[TrialRecord] = []
