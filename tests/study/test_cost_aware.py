@@ -136,7 +136,7 @@ def test_choices_become_numbers() -> None:
     found = encoding([candidate(each) for each in more])[:, :5]
     found /= found.max()
     assert found[0].tolist() == [0.25, 1, 0, 0, 0]  # the least n of three, x or y, whatever rules leave of them
-    assert found[1].tolist() == [0.625, 0, 0, 0, 0]
+    assert found[1] == pytest.approx([0.625, 0, 0, 0, 0])
     assert sorted(found[2]) == [0, 0, 0, 0, 0.5] and not found[3].any()  # an option counts half; nobody has the last
     assert encoding([]).shape == (0, encoding([candidate({})]).shape[1])
 
