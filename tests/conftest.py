@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from multiprocessing.util import get_temp_dir
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from processes import BRISK
+
+from hybridnas.cost import predict
 
 # Machines that test are shared: a slow example says nothing about the code.
 hypothesis.settings.register_profile("no deadline", deadline=None)
@@ -80,6 +83,14 @@ def _brisk() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in BRISK.items():
             patch.setattr(name, value)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _counted_once() -> Iterator[None]:
+    """What a part of a network counts is the same in every test, whose tables are empty: a sixth of a search."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predict, "_count", cache(predict._count))
         yield
 
 
