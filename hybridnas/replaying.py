@@ -57,7 +57,7 @@ def compare_samplers(
 
     Returns:
         A row a sampler: mean share (0..1) of the true front's hypervolume and half its 95 % interval after 10, 20, 40
-        and 80 trainings, milliseconds a proposal, trials trained over the budget.
+        and 80 trainings and at the end, milliseconds a proposal, trials trained over the budget.
 
     Raises:
         ConfigError: a sampler, the data, the runtime or the picture's kind is unknown, or no network holds the budget.
@@ -108,7 +108,7 @@ def compare_samplers(
                     )
                 )
                 tell("searches", sum(map(len, found.values())), seeds * len(names))
-    looks = [look for look in LOOKS if look <= trainings]
+    looks = [*(look for look in LOOKS if look < trainings), trainings]
     rows = pd.DataFrame([_row(name, replays, looks) for name, replays in found.items()])
     console.print(_table(rows, looks))
     if out:
@@ -116,6 +116,7 @@ def compare_samplers(
             [_curve(name, replays, trainings) for name, replays in found.items()],
             x="whole trainings spent",
             y="hypervolume, % of the true front's",
+            all_of_it=100.0,
         )
         save(figure, out)
         say(console, f"Written: {out}")
@@ -145,11 +146,15 @@ def _table(rows: pd.DataFrame, looks: Sequence[int]) -> Table:
     table.add_column("sampler")
     for name in (*map(str, looks), "ms a proposal", "over budget"):
         table.add_column(name, justify="right")
-    last = f"share_{looks[-1]}" if looks else "ask_ms"
-    for _, row in rows.sort_values(last, ascending=False).iterrows():
-        shares = [f"{100 * row[f'share_{look}']:.1f} +- {100 * row[f'margin_{look}']:.1f}" for look in looks]
+    for _, row in rows.sort_values(f"share_{looks[-1]}", ascending=False).iterrows():
+        shares = [_percent(row[f"share_{look}"], row[f"margin_{look}"]) for look in looks]
         table.add_row(str(row.sampler), *shares, f"{row.ask_ms:.0f}", f"{row.over_budget:.1f}")
     return table
+
+
+def _percent(share: float, margin: float) -> str:
+    """With its interval, where that is known."""
+    return f"{100 * share:.1f}" + (f" +- {100 * margin:.1f}" if margin == margin else "")
 
 
 def _curve(name: str, replays: Sequence[Replay], trainings: int) -> Curve:

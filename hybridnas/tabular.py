@@ -76,7 +76,7 @@ class Recorded:
             space = SearchSpace.load(folder / "closed.yaml")
             networks = pd.read_csv(folder / "networks.csv", index_col="key")
             trainings = pd.read_csv(folder / "trainings.csv")
-            known = sorted(trainings.dropna().data.unique())
+            known = sorted(trainings.data.dropna().unique())
             if not known:
                 raise ValueError("trainings.csv has no training")
             if data not in known:
@@ -84,6 +84,8 @@ class Recorded:
             if runtime not in RUNTIMES:
                 raise ConfigError(f"--runtime {runtime} was not timed; {' and '.join(RUNTIMES)} were.")
             networks["latency_ms"] = networks[f"{runtime}_ms"]
+            if networks.latency_ms.isna().any() or trainings.isna().any(axis=None):
+                raise ValueError("a figure is missing")
             return cls(space, networks, trainings[trainings.data == data])
         except (OSError, ValueError, KeyError, AttributeError, SpaceError) as error:
             raise RunError(f"{folder} holds no records that can be read: {first_clause(error)}.") from None
@@ -131,6 +133,8 @@ class RecordedCosting(Costing):
         return (Cost(macs, params, ms, ms, ms, "recorded", 1),)
 
     def _figures(self, architecture: Architecture) -> tuple[int, int, float]:
+        if architecture.key not in self._by_key:
+            raise RunError(f"networks.csv has no {architecture.families} with the key {architecture.key}.")
         return self._by_key[architecture.key]
 
 
@@ -251,6 +255,8 @@ class Coverage:
         self.worst_ms = budget_ms or float(self.networks.latency_ms.max())
         self.floor = float(self.networks.accuracy.min())
         self.whole = self._area(list(self.networks.index))
+        if not self.whole:
+            raise ConfigError(f"No network on record within {self.worst_ms:g} ms is better than the least accurate.")
 
     def __call__(self, keys: Sequence[str]) -> float:
         """The share (0..1) that architectures with these keys have."""

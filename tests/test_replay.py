@@ -12,6 +12,7 @@ import pytest
 
 from hybridnas.cli import exit_code
 from hybridnas.config import SAMPLERS
+from hybridnas.errors import ConfigError
 from hybridnas.replay import app
 from hybridnas.replaying import compare_samplers, mean_margin
 from hybridnas.report.curves import Curve, curves_figure
@@ -71,6 +72,9 @@ def test_all_networks_cover_what_the_true_front_covers(records: Path) -> None:
     assert covered([]) == 0
     slow = recorded.networks.index[recorded.networks.latency_ms > 7.0]
     assert covered(list(slow)) == 0
+    recorded.networks["accuracy"] = 0.5
+    with pytest.raises(ConfigError, match=r"No network on record within 7 ms is better than the least accurate\."):
+        Coverage(recorded, 7.0)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -124,6 +128,17 @@ def test_an_interval_by_students_t() -> None:
     assert mean == 2 and margin == pytest.approx(4.3027 / 3**0.5, rel=1e-4)
 
 
+def test_a_short_comparison_says_how_far_it_came(
+    records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--records", str(records), "--sampler", "random", "--out", str(tmp_path / "curves.png")]
+    assert exit_code(app, [*flags, "--seeds", "1", "--trainings", "12"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    head, row = (next(line.split() for line in lines if word in line) for word in ("proposal", " random "))
+    assert ["10", "12"] == [word for word in head if word.isdecimal()]
+    assert "nan" not in row and len([word for word in row if word.replace(".", "").isdecimal()]) == 4
+
+
 def test_the_command_prints_a_table_and_draws(
     records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -139,8 +154,8 @@ def test_the_command_prints_a_table_and_draws(
 def test_curves_have_their_bands() -> None:
     x, margin = np.array([1, 2, 3]), np.array([0.5, 0.5, 1])
     curves = [Curve(name, x, np.array([1.0, 2.0, last]), margin) for last, name in enumerate("ab")]
-    (axes,) = curves_figure(curves, x="x", y="y").axes
-    assert [[*line.get_ydata()] for line in axes.lines] == [[1, 2, 0], [1, 2, 1]]
+    (axes,) = curves_figure(curves, x="x", y="y", all_of_it=3.0).axes
+    assert [[*line.get_ydata()] for line in axes.lines] == [[1, 2, 0], [1, 2, 1], [3, 3]]
     assert axes.get_legend_handles_labels()[1] == ["a", "b"]
     corners = [band.get_paths()[0].vertices[:, 1] for band in axes.collections]
     assert [(each.min(), each.max()) for each in corners] == [(-1, 2.5), (0, 2.5)]
@@ -174,3 +189,12 @@ def test_damaged_records_are_said(records: Path, tmp_path: Path, capsys: pytest.
     (tmp_path / "torn" / "trainings.csv").write_text("data,families\n")
     assert exit_code(app, ["--records", str(tmp_path / "torn")]) == 2
     assert "holds no records that can be read" in capsys.readouterr().err
+    for name, old, new, said in (
+        ("trainings.csv", ",20.0\n", ",\n", "holds no records that can be read: a figure is missing."),
+        ("networks.csv", "\n", "\n0", "networks.csv has no mbconv-mbconv-mbconv-mbconv with the key "),
+    ):
+        folder = shutil.copytree(records, tmp_path / name)
+        (folder / name).write_text((folder / name).read_text().replace(old, new).rstrip("0"))
+        flags = ["--sampler", "random", "--seeds", "1", "--trainings", "2"]
+        assert exit_code(app, ["--records", str(folder), *flags]) == 2
+        assert said in capsys.readouterr().err

@@ -28,6 +28,7 @@ from hybridnas.cost.budget import MARGIN, Budget, Cost
 from hybridnas.pareto import front
 from hybridnas.seeds import derive_seed
 from hybridnas.space import SearchSpace
+from hybridnas.space.points import question
 from hybridnas.study.records import TrialRecord
 from hybridnas.study.sampler import suggest, to_params
 from hybridnas.study.surrogate import (
@@ -60,7 +61,7 @@ BEYOND = 1.5
 class CostAwareSampler(BaseSampler):
     """Proposes whole designs. One serves a search, also one that goes on: a proposal depends on trials and table alone.
 
-    (Where one was not taken, another is proposed until a trial ends.)
+    (Where one was not taken, another is proposed until a new design ended.)
 
     Args:
         space: What is searched.
@@ -96,7 +97,7 @@ class CostAwareSampler(BaseSampler):
         self.latency_counts = latency_counts
         self._proposal: dict[str, Any] = {}  # as Optuna stores it; empty where a trial was enqueued
         self._known: dict[str, Candidate] = {}
-        self._asked: list[Candidate] = []  # since a trial ended: what was not taken is not proposed again
+        self._asked: list[Candidate] = []  # since a new design ended: what was not taken is not proposed again
         self._asked_at = 0
         self._tried: set[str] = set()  # keys
 
@@ -142,8 +143,10 @@ class CostAwareSampler(BaseSampler):
 
     @cached_property
     def _pool(self) -> list[Candidate]:
+        """Different designs, of a small space nearly all."""
         generator = random.Random(derive_seed(self.seed, "pool"))
-        return [self._made(lambda _, values: generator.choice(values)) for _ in range(NUM_RANDOM)]
+        made = (self._made(lambda _, values: generator.choice(values)) for _ in range(NUM_RANDOM))
+        return list({each.architecture.key: each for each in made}.values())
 
     @cached_property
     def _encoding(self) -> Encoding:
@@ -172,8 +175,9 @@ class CostAwareSampler(BaseSampler):
         scores = [record.accuracies[levels[-1] - 1] for record in trained]
         self._tried.update(record.architecture.key for record in self.records[len(self._tried) :])
         places = [i for i, each in enumerate(self._pool) if self._is_new(each, waiting)]
+        made = {*waiting, *(self._pool[i].architecture.key for i in places)}
         best = front(scores, [self.latency_counts * (record.worst_latency or 0.0) for record in trained])
-        near = self._neighbours([self._known_as(trained[i].architecture) for i in best], generator, waiting)
+        near = self._neighbours([self._known_as(trained[i].architecture) for i in best], generator, made)
         candidates = [*(self._pool[i] for i in places), *near]
         if not candidates:  # a small space, searched through
             return generator.choice(self._pool)
@@ -197,7 +201,7 @@ class CostAwareSampler(BaseSampler):
 
         value = promise(pool)
         for _ in range(NUM_CLIMBS):
-            near = self._neighbours([candidates[i] for i in _descending(value)[:NUM_CLIMBING]], generator, waiting)
+            near = self._neighbours([candidates[i] for i in _descending(value)[:NUM_CLIMBING]], generator, made)
             if not near:
                 break
             candidates += near
@@ -205,18 +209,19 @@ class CostAwareSampler(BaseSampler):
             pool, value = np.vstack([pool, features]), np.append(value, promise(features))
         looked_up: set[int] = set()
         for _ in range(MOST_LOOKS):  # until what promises most is what the table was asked about
-            shortlist = self._distinct(_descending(value), candidates)
-            if not shortlist or shortlist[0] in looked_up:
+            shortlist = _descending(value)[:SHORTLIST]
+            if shortlist[0] in looked_up:
                 break
-            looked_up.update(shortlist)
-            known = {i: costs for i in shortlist if (costs := self.foresee(candidates[i].architecture)) is not None}
+            unseen = [i for i in shortlist if i not in looked_up]
+            looked_up.update(unseen)
+            known = {i: costs for i in unseen if (costs := self.foresee(candidates[i].architecture)) is not None}
             if known:
-                latency = np.array([self._latency(costs) or 0.0 for costs in known.values()])
+                latency = np.array([self._latency(costs) for costs in known.values()], np.float64)
                 held_surely = [self.budget.excess(costs) <= 0 for costs in known.values()]
-                value[[*known]] = expected_gain(pool[[*known]], np.exp(latency)) * held_surely
-        ranked = _descending(value)
-        chosen = max(looked_up, key=lambda i: value[i], default=ranked[0])
-        return candidates[chosen if value[chosen] > 0 else ranked[0]]
+                gain = expected_gain(pool[[*known]], np.exp(latency))
+                value[[*known]] = np.where(held_surely, gain, -1.0)  # what is over the budget comes last of all
+        foremost, found = _descending(value)[0], max(looked_up, key=lambda i: value[i])
+        return candidates[found if value[found] > 0 or value[found] == value[foremost] else foremost]
 
     def _expected_gain(
         self, ended: Mapping[int, list[int]], cost_model: Model, waiting: Sequence[Candidate]
@@ -233,7 +238,10 @@ class CostAwareSampler(BaseSampler):
         if waiting:
             flying = self._encoding(waiting)
             accuracy = np.append(accuracy, foreseen(flying)[0])
-            taken = np.append(taken, np.exp(cost_model(flying)[0]))
+            known = (self.foresee(each.architecture) for each in waiting)
+            guessed = cost_model(flying)[0]
+            costs = [self._latency(told) if told else guess for told, guess in zip(known, guessed, strict=True)]
+            taken = np.append(taken, np.exp(np.array(costs, np.float64)))
         if not self.latency_counts:
             taken = np.zeros_like(taken)
         floor = float(accuracy.min())
@@ -281,24 +289,10 @@ class CostAwareSampler(BaseSampler):
             i for i, record in enumerate(self.records) if len(record.accuracies) >= epochs and record.status != "failed"
         ]
 
-    def _distinct(self, order: Sequence[int] | NDArray[np.intp], candidates: Sequence[Candidate]) -> list[int]:
-        """The first few in that order that are different architectures: several choices may make one."""
-        keys: set[str] = set()
-        found: list[int] = []
-        for place in order:
-            key = candidates[place].architecture.key
-            if key not in keys:
-                keys.add(key)
-                found.append(int(place))
-            if len(found) == SHORTLIST:
-                break
-        return found
-
     def _first_that_holds(self, candidates: Sequence[Candidate]) -> Candidate:
         """Of the first few the one that the table says holds the budget, else one that it does not know."""
         unknown = []
-        for place in self._distinct(range(len(candidates)), candidates):
-            each = candidates[place]
+        for each in candidates[:SHORTLIST]:
             costs = self.foresee(each.architecture)
             if costs is None:
                 unknown.append(each)
@@ -323,13 +317,14 @@ class CostAwareSampler(BaseSampler):
         """Of some of the trials (N,), in log scale; NaN where one lacks."""
         return np.array([self._latency(self.records[i].costs) for i in rows], np.float64)
 
-    def _neighbours(
-        self, parents: Sequence[Candidate], generator: random.Random, waiting: Container[str]
-    ) -> list[Candidate]:
-        """New designs that answer one to three questions otherwise than one of some others."""
-        found: dict[str, Candidate] = {}
+    def _neighbours(self, parents: Sequence[Candidate], generator: random.Random, made: set[str]) -> list[Candidate]:
+        """New designs that answer one to three questions otherwise than one of some others.
+
+        What a rule forbids after that is answered anew, too. Keys in `made` are left out, and theirs are added to it.
+        """
+        found = []
         for _ in range(NUM_NEIGHBOURS if parents else 0):
-            choices = generator.choice(parents).choices
+            choices = {question(name): value for name, value in generator.choice(parents).choices.items()}
             changed = generator.sample(list(choices), min(len(choices), generator.randint(1, MOST_CHANGES)))
 
             def choose(
@@ -338,13 +333,14 @@ class CostAwareSampler(BaseSampler):
                 choices: Mapping[str, Value] = choices,
                 changed: Sequence[str] = changed,
             ) -> Any:
-                kept = choices.get(name)
-                return kept if kept in values and name not in changed else generator.choice(values)
+                kept = choices.get(question(name))
+                return kept if kept in values and question(name) not in changed else generator.choice(values)
 
             near = self._made(choose)
-            if self._is_new(near, waiting):
-                found[near.architecture.key] = near
-        return list(found.values())
+            if self._is_new(near, made):
+                made.add(near.architecture.key)
+                found.append(near)
+        return found
 
     def _feasibility(self) -> Callable[[Floats, Floats, Floats], Floats]:
         """The probability that points hold the budget, whose latency and its doubt are told, too.

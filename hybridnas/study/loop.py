@@ -127,7 +127,8 @@ class Search:
         self._in_vain = 0  # designs tried since one was trained
         self._proposals = Proposals(self.space, self.objective, len(self.rungs), self.seed)
         self.designs = {name: self._in_space(design) for name, design in self.designs.items()}
-        self._elsewhere: set[str] = set()  # keys of what other searches are at
+        self._elsewhere: set[str] = set()  # what other searches are at, by what is claimed
+        self._theirs: dict[str, Architecture] = {}  # designs that are in training elsewhere, by key
         self._did_not_fit: set[tuple[str, int]] = set()  # keys and rungs that there was no time for
         self._claims = self.storage.claims if self.storage else Alone()
         self._learn()
@@ -156,8 +157,7 @@ class Search:
     def _begin_next(self, trials: int | None, seconds_left: Callable[[], float]) -> bool:
         """Let the best train on or try a new design; False if there is nothing to do, or no time for it."""
         if self._is_shared:
-            self._elsewhere.clear()  # another search may have given up what it was at
-            self._learn()
+            self._look_around()
         several = len(self.rungs) > 1 and not self._is_shared
         late = several and seconds_left() < self._seconds_to_the_end()
         going_on = (self._promoted(seconds_left()) if late else None) or self._promoted()
@@ -175,6 +175,8 @@ class Search:
             proposal = self._propose()
         if proposal is not None:
             self._try(proposal, seconds_left)
+        elif not self._running:
+            self.say("hardly a design of the space is left that was not tried: no more are")
         return proposal is not None
 
     @property
@@ -251,6 +253,7 @@ class Search:
             taken.add(design.key)
             if design.key not in self._places:  # another search is at it: it counts as in flight here, too
                 self._proposals.begin(design)
+                self._theirs[design.key] = design
             return False
 
         for known in self._known_designs():
@@ -292,6 +295,16 @@ class Search:
             self._claims.release(what)
             return False
         return True
+
+    def _look_around(self) -> None:
+        """Another search may have ended what it was at, or given it up."""
+        self._elsewhere.clear()
+        for key, design in [*self._theirs.items()]:
+            if self._claims.claim(key):
+                self._claims.release(key)
+                self._proposals.end(design)
+                del self._theirs[key]
+        self._learn()
 
     def _learn(self) -> None:
         """Take in the trials that are kept and not known here: those of before, and of other searches."""
@@ -399,8 +412,8 @@ class Search:
     def _ended(self, running: Running, task: Task, result: Result) -> None:
         """A training ended: keep what it gave. One that there was no time for is as if it had never begun."""
         record, rung = running.record, running.rung
-        self._proposals.end(record.architecture)
         if isinstance(result, OutOfTime):
+            self._proposals.end(record.architecture)
             self._did_not_fit.add((record.architecture.key, rung))
             self._release(record, rung)
             return
@@ -420,7 +433,8 @@ class Search:
         )
 
     def _end(self, record: TrialRecord, attrs: Mapping[str, object] | None = None) -> None:
-        """Keep a trial that ended a rung."""
+        """Keep a trial that ended a rung, or that none is for."""
+        self._proposals.end(record.architecture)
         if self._is_shared:
             record = self._with_own_number(record)
         record = replace(record, ended=self._before + time.monotonic() - self.started)

@@ -36,8 +36,8 @@ def suggest(trial: BaseTrial, space: SearchSpace) -> Architecture:
             return trial.suggest_categorical(name, kind.choices)
         assert isinstance(kind, IntDistribution)
         drawn = trial.suggest_int(name, kind.low, kind.high, step=kind.step)
-        _, step = _scale(values)
-        return drawn if step else sorted(values)[drawn]
+        ordered, step = _scale(values)
+        return ordered[drawn] if ordered and not step else drawn
 
     return space.sample(choose)
 

@@ -131,7 +131,7 @@ def regress(seen: Floats, values: Floats) -> Model:
         model.fit(seen[some], values[some])
         if len(some) < len(values):
             model = GaussianProcessRegressor(model.kernel_, optimizer=None, normalize_y=True).fit(seen, values)
-    noise = model.kernel_.k2.noise_level * np.var(values)
+    noise = model.kernel_.k2.noise_level * (np.var(values) or 1.0)
 
     def predict(points: Floats) -> tuple[Floats, Floats]:
         mean, deviation = model.predict(points, return_std=True)
@@ -152,7 +152,8 @@ def corrected(prior: Model | None, seen: Floats, values: Floats) -> Model:
     if prior is None:
         return regress(seen, values)
     before = prior(seen)[0]
-    slope = max(0.0, float(np.polyfit(before, values, 1)[0]))  # of a few, the order may be upside down by chance
+    # Of a few, the order may be upside down by chance; where all are foreseen alike, nothing can be told.
+    slope = max(0.0, float(np.polyfit(before, values, 1)[0])) if np.ptp(before) > 1e-9 else 0.0
     offset = float(np.mean(values - slope * before))
     rest = regress(seen, values - slope * before - offset)
 

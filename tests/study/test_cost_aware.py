@@ -474,6 +474,62 @@ def test_where_all_that_was_looked_up_is_over_the_budget_more_is_looked_up() -> 
     assert len(said) > cost_aware.SHORTLIST and said[chosen.key]
 
 
+SMALL = """\
+image_size: 16
+stem: {type: conv, width: 8}
+stages:
+  - {transition: conv, block: [mbconv, convnext, global], depth: [1, 2], width: [8, 16]}
+  - {transition: conv, block: [mbconv, global], depth: [1, 2], width: 16}
+blocks: {global: {head_dim: 8}}
+"""
+
+
+def test_a_small_space_is_looked_through_to_the_one_design_that_holds_the_budget() -> None:
+    space = SearchSpace.parse(SMALL, name="small", file="small.yaml")
+    generator = random.Random(1)
+    drawn = {d.key: d for d in (space.sample(lambda _, values: generator.choice(values)) for _ in range(2000))}
+    designs = list(drawn.values())
+    records = [record(number, design) for number, design in enumerate(designs[:8])]
+    assert len(designs) == 48 == space.size and all(each.accuracies for each in records)
+    for only in designs[8::10]:
+
+        def foresee(architecture: Architecture, only: Architecture = only) -> list[Cost]:
+            return [cost(2.0 if architecture.key == only.key else 9.0, timed=False)]
+
+        sampler = CostAwareSampler(space, records, BUDGET, foresee, [1.0], 0)
+        assert sampler._propose(random.Random(0), {}).architecture.key == only.key
+        assert len(sampler._pool) == len({each.architecture.key for each in sampler._pool}) == 48
+
+
+def test_neighbours_keep_what_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where another answer changes what a rule leaves of a question."""
+    monkeypatch.setattr(cost_aware, "MOST_CHANGES", 1)
+    text = SMALL.replace(
+        "transition: conv, block: [mbconv, convnext", "transition: [conv, none], block: [mbconv, convnext"
+    )
+    space = SearchSpace.parse(text + "rules: [{no_global_above_tokens: 16}]\n", name="small", file="small.yaml")
+    generator = random.Random(1)
+    while (parent := space.sample(lambda _, values: generator.choice(values))).stages[0].transition.type == "none":
+        pass
+    for block in ("convnext", "global"):
+        stage = replace(parent.stages[0], block=block, options={"head_dim": 8} if block == "global" else {})
+        sampler = CostAwareSampler(space, [], BUDGET, lambda _: None, [1.0], 0)
+        like = sampler._known_as(replace(parent, stages=(stage, *parent.stages[1:])))
+        near = [each.architecture.stages[0] for each in sampler._neighbours([like], random.Random(0), set())]
+        blocks = {each.block for each in near if each.transition.type == "none"}  # 8 x 8: global no more
+        assert blocks == ({"convnext"} if block == "convnext" else {"mbconv", "convnext"})
+
+
+def test_a_rung_at_which_all_did_alike_tells_nothing_of_the_next() -> None:
+    seen = np.random.default_rng(0).uniform(size=(6, 2))
+
+    def alike(points: Floats) -> tuple[Floats, Floats]:
+        return np.zeros(len(points)), np.full(len(points), 0.1)
+
+    mean, deviation = corrected(alike, seen, np.full(6, 0.25))(seen)
+    assert mean == pytest.approx(np.full(6, 0.25)) and np.isfinite(deviation).all()
+
+
 def test_a_later_rung_of_a_few_trials_does_not_turn_the_first_upside_down() -> None:
     def first(points: Floats) -> tuple[Floats, Floats]:
         return points[:, 0], np.full(len(points), 0.1)

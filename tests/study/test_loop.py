@@ -805,6 +805,21 @@ def test_what_another_search_gave_up_is_tried_after_all(
     assert len(tried) == 4 and tried[0] != given_up.key and given_up.key in tried[1:]
 
 
+def test_what_another_search_is_at_is_in_flight_until_it_gives_it_up(
+    make_search: MakeSearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Storage, "is_shared", True)
+    search = make_search(space=SearchSpace.parse(FOUR_POINTS, name="four", file="four.yaml"))
+    theirs = next(search._known_designs()).architecture
+    search._claims = Held({theirs.key: 2})
+    search._propose()
+    in_flight = [theirs.key in search._proposals._in_flight]
+    for _ in range(2):
+        search._look_around()
+        in_flight.append(theirs.key in search._proposals._in_flight)
+    assert in_flight == [True, True, False]
+
+
 def test_what_other_searches_let_go_on_takes_places(make_search: MakeSearch, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of four that ended a rung two go on: one that does, and the one that another search is at."""
     search = make_search(rungs=(1, 2))

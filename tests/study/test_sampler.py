@@ -8,7 +8,7 @@ from optuna.samplers import GPSampler, NSGAIISampler, RandomSampler, TPESampler
 
 from hybridnas.seeds import derive_seed
 from hybridnas.space import SearchSpace
-from hybridnas.study.sampler import distribution, make_sampler, suggest, to_params
+from hybridnas.study.sampler import NUM_STARTUP, distribution, make_sampler, suggest, to_params
 
 TINY = SearchSpace.load("tiny")
 
@@ -32,13 +32,16 @@ def test_an_enqueued_design_comes_back_as_itself(random) -> None:  # type: ignor
 
 
 def test_one_study_takes_every_sample_without_a_changed_choice() -> None:
-    """Optuna refuses a name whose choices change; 40 trials, ten of them after the start-up of TPE."""
+    """Optuna refuses a name whose choices change, as a rule's do with the resolution."""
+    space = SearchSpace.load("hybrid")
     study = optuna.create_study(directions=["maximize", "minimize"])
-    for number in range(40):
+    for number in range(NUM_STARTUP + 13):
         study.sampler = make_sampler("tpe", 0, number)
         trial = study.ask()
-        architecture = suggest(trial, TINY)
+        architecture = suggest(trial, space)
         study.tell(trial, [len(architecture.layout), architecture.stages[0].width])
+    names = {name for trial in study.trials for name in trial.params if name.startswith("stage1.block")}
+    assert len(names) == 2
 
 
 def test_what_the_names_stand_for() -> None:
