@@ -70,7 +70,11 @@ with open(arguments.out, "w", newline="") as file:
         latency = milliseconds(architecture)
         trial.set_constraint("budget", latency - arguments.budget_ms)
         if latency > arguments.budget_ms:
-            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            # TPE learns from the constraint of a pruned trial; NSGA-II reads trials with values alone.
+            if arguments.sampler == "nsga2":
+                study.tell(trial, [0.0, latency])
+            else:
+                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
             continue
         left = arguments.time - (time.monotonic() - started)
         try:
