@@ -233,10 +233,10 @@ class CostAwareSampler(BaseSampler):
             cost_model: Of latency.
             waiting: What is in flight counts as if it had come out as expected: the next one is to be elsewhere.
         """
-        flying = self._encoding(waiting)
-        rows, accuracy, foreseen = self._foreseen(ended, flying)
+        rows, accuracy, foreseen = self._foreseen(ended)
         taken = np.exp(self._latencies(rows))
         if waiting:
+            flying = self._encoding(waiting)
             accuracy = np.append(accuracy, foreseen(flying)[0])
             known = (self.foresee(each.architecture) for each in waiting)
             guessed = cost_model(flying)[0]
@@ -260,9 +260,7 @@ class CostAwareSampler(BaseSampler):
 
         return gain
 
-    def _foreseen(
-        self, ended: Mapping[int, list[int]], flying: Floats | None = None
-    ) -> tuple[list[int], Floats, Model]:
+    def _foreseen(self, ended: Mapping[int, list[int]]) -> tuple[list[int], Floats, Model]:
         """Accuracy at the highest rung that enough trials ended: who these are, theirs, and what is foreseen of others.
 
         What a rung's model says of a design is, scaled, the prior mean of the next one's (Kennedy and O'Hagan, 2000).
@@ -270,7 +268,6 @@ class CostAwareSampler(BaseSampler):
 
         Args:
             ended: Who ended the rungs that are modelled, by their epochs.
-            flying: What is in flight, which counts as if it had come out as foreseen.
         """
         rows, accuracy = np.empty(0, int), np.empty(0)
         model: Model | None = None
@@ -278,7 +275,7 @@ class CostAwareSampler(BaseSampler):
             rows = np.array(trials)
             accuracy = np.array([self.records[i].accuracies[epochs - 1] for i in rows])
             kept = _best_and_latest(accuracy)
-            model = corrected(model, self._features(rows[kept].tolist()), accuracy[kept], flying)
+            model = corrected(model, self._features(rows[kept].tolist()), accuracy[kept])
         assert model
         return rows.tolist(), accuracy, model
 

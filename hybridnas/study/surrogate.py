@@ -118,12 +118,10 @@ def _place(values: Floats, among: Floats) -> Floats:
     return (np.searchsorted(among, values, "left") + np.searchsorted(among, values, "right")) / (2 * len(among))
 
 
-def regress(seen: Floats, values: Floats, believed: Floats | None = None) -> Model:
+def regress(seen: Floats, values: Floats) -> Model:
     """A Gaussian process over `seen` (M, D), where `values` (M,) were observed.
 
-    The deviation that it gives is that of the value itself, without the noise of observing it. Points that are
-    `believed` (B, D) count as if they had been observed just as they are foreseen, so that they are in less doubt
-    (the kriging believer of Ginsbourger et al., 2010, "Kriging is well-suited to parallelize optimization").
+    The deviation that it gives is that of the value itself, without the noise of observing it.
     """
     kernel = ConstantKernel(1.0, VARIANCE) * Matern(2.0, LENGTH, nu=2.5) + WhiteKernel(0.1, NOISE)
     model = GaussianProcessRegressor(kernel, optimizer=_fitted, normalize_y=True)
@@ -131,12 +129,9 @@ def regress(seen: Floats, values: Floats, believed: Floats | None = None) -> Mod
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a bound of the kernel was reached
         model.fit(seen[some], values[some])
-        told = values
-        if believed is not None and len(believed):
-            seen, told = np.vstack([seen, believed]), np.append(values, model.predict(believed))
-        if len(some) < len(told):
-            model = GaussianProcessRegressor(model.kernel_, optimizer=None, normalize_y=True).fit(seen, told)
-    noise = model.kernel_.k2.noise_level * (np.var(told) or 1.0)
+        if len(some) < len(values):
+            model = GaussianProcessRegressor(model.kernel_, optimizer=None, normalize_y=True).fit(seen, values)
+    noise = model.kernel_.k2.noise_level * (np.var(values) or 1.0)
 
     def predict(points: Floats) -> tuple[Floats, Floats]:
         mean, deviation = model.predict(points, return_std=True)
@@ -152,15 +147,15 @@ def _fitted(loss: Callable[[Floats], tuple[float, Floats]], start: Floats, bound
     return found.x, found.fun
 
 
-def corrected(prior: Model | None, seen: Floats, values: Floats, believed: Floats | None = None) -> Model:
-    """A model of values whose mean, before any was seen, is a prior's, scaled; for the others see `regress`."""
+def corrected(prior: Model | None, seen: Floats, values: Floats) -> Model:
+    """A model of values whose mean, before any was seen, is a prior's, scaled."""
     if prior is None:
-        return regress(seen, values, believed)
+        return regress(seen, values)
     before = prior(seen)[0]
     # Of a few, the order may be upside down by chance; where all are foreseen alike, nothing can be told.
     slope = max(0.0, float(np.polyfit(before, values, 1)[0])) if np.ptp(before) > 1e-9 else 0.0
     offset = float(np.mean(values - slope * before))
-    rest = regress(seen, values - slope * before - offset, believed)
+    rest = regress(seen, values - slope * before - offset)
 
     def predict(points: Floats) -> tuple[Floats, Floats]:
         (mean, doubt), (more, deviation) = prior(points), rest(points)
