@@ -300,9 +300,9 @@ class CostAwareSampler(BaseSampler):
                 return each
         return (unknown or candidates)[0]
 
-    def _is_new(self, candidate: Candidate, waiting: Container[str]) -> bool:
-        """Whether a design was not tried, and is not in flight."""
-        return candidate.architecture.key not in self._tried and candidate.architecture.key not in waiting
+    def _is_new(self, candidate: Candidate, others: Container[str]) -> bool:
+        """Whether a design was not tried, and its key is none of some others, in flight or made before."""
+        return candidate.architecture.key not in self._tried and candidate.architecture.key not in others
 
     def _known_as(self, architecture: Architecture) -> Candidate:
         if architecture.key not in self._known:

@@ -433,7 +433,7 @@ class Search:
         )
 
     def _end(self, record: TrialRecord, attrs: Mapping[str, object] | None = None) -> None:
-        """Keep a trial that ended a rung, or that none is for."""
+        """Keep a trial that ended a rung, or was tried for one in vain; it is in flight no more."""
         self._proposals.end(record.architecture)
         if self._is_shared:
             record = self._with_own_number(record)
