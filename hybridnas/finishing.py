@@ -206,6 +206,7 @@ def _confirmed(winner: Confirmed, confirmed: list[Confirmed], search: Search) ->
         if each is winner or each.record.design:
             assert each.model
             size = each.record.architecture.image_size
-            row["test_accuracy"] = trainer.evaluate(each.model.to(trainer.device), "test", image_size=size)
+            with search.clock("confirming"):
+                row["test_accuracy"] = trainer.evaluate(each.model.to(trainer.device), "test", image_size=size)
         rows.append(row)
     return rows

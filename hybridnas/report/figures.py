@@ -14,6 +14,7 @@ from typing import cast
 from matplotlib.figure import Figure
 
 from hybridnas.errors import NotDrawn, UserError, WorkerError
+from hybridnas.files import write_atomic
 from hybridnas.report.agreement import latency_figure, proxy_figure
 from hybridnas.report.drawing import architecture_figure
 from hybridnas.report.fronts import macs_figure, pareto_figure
@@ -67,7 +68,9 @@ def draw_all(run: Run, folder: Path) -> dict[str, str]:
         paths = [folder / f"{name}.png", folder / f"{name}.svg"]
         try:
             figure = draw(run)
-            save(figure, *([run.folder / FIRST] if name == "pareto" else []), *paths)
+            save(figure, *paths)
+            if name == "pareto":
+                write_atomic(run.folder / FIRST, paths[0].read_bytes())
         except NotDrawn as reason:
             left_out[name] = str(reason)
             for path in paths:  # of an earlier state of the run

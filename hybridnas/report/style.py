@@ -12,6 +12,8 @@ from typing import Any, cast
 import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
@@ -113,11 +115,23 @@ def save(figure: Figure, *paths: Path) -> None:
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a script that the font lacks is shown as boxes
-        figure.draw_without_rendering()  # lays out once for all files
-        figure.set_layout_engine("none")
+        if layout := figure.get_layout_engine():
+            layout.execute(figure)  # once for all files
+            figure.set_layout_engine("none")
         for path in paths:
-            about = {"Date": None} if path.suffix == ".svg" else {}
-            write_atomic(path, partial(figure.savefig, dpi=DPI, metadata=about))
+            figure.dpi = DPI  # an SVG leaves another behind
+            write_atomic(path, partial(WRITERS[path.suffix], figure))
+
+
+def _write_png(figure: Figure, path: Path) -> None:
+    FigureCanvasAgg(figure).print_png(path)  # `savefig` goes through all texts once more, which takes as long
+
+
+def _write_svg(figure: Figure, path: Path) -> None:
+    FigureCanvasSVG(figure).print_svg(path, metadata={"Date": None})
+
+
+WRITERS = {".png": _write_png, ".svg": _write_svg}
 
 
 def mark_bound(axes: Axes, at: float, text: str) -> None:

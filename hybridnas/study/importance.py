@@ -81,7 +81,8 @@ def importances(rungs: Sequence[Sequence[FrozenTrial]]) -> Importances:
         )
     if not any(found.values()):
         raise NotDrawn("the trials differ in no choice that tells the better from the worse")
-    return Importances(found, rung, len(ended))
+    ordered = sorted(found.items(), key=lambda choice: (-choice[1], choice[0]))  # Optuna's order of equals changes
+    return Importances(dict(ordered), rung, len(ended))
 
 
 def _ended(storage: RDBStorage, study: int) -> list[FrozenTrial]:

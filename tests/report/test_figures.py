@@ -460,6 +460,18 @@ def test_importances_find_what_decides() -> None:
         importances([])
 
 
+def test_choices_that_decide_alike_are_in_the_order_of_their_names() -> None:
+    names = [f"twin {i}" for i in range(8)]
+    coin = optuna.distributions.CategoricalDistribution(["a", "b"])
+    ended = [
+        optuna.create_trial(
+            value=i % 2, params=dict.fromkeys(names, "ab"[i % 2]), distributions=dict.fromkeys(names, coin)
+        )
+        for i in range(20)
+    ]
+    assert [*importances([ended]).shares] == names
+
+
 def test_importances_read_the_latest_trials_as_optuna_does(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with read_only(whole) as storage:
         study = optuna.load_study(study_name="rung 0", storage=storage)
