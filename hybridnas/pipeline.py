@@ -193,6 +193,7 @@ def run_search(
         _draw(run, console)
     if goes_on:
         note_seconds(folder, search, "drawing")
+        run = Run.load(folder)
     console.print(front_table(run))
     say(console, summary(run))
     warn_of_drift(timers, console)

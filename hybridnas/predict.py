@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hybridnas.cli import run, wide_console
+from hybridnas.cli import importing, run, wide_console
 from hybridnas.errors import DataError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -31,9 +31,9 @@ def predict(
 ) -> None:
     """Classify images with an exported file. Nothing in it runs as code: model.py is left alone."""
     console = wide_console()
-    with console.status("loading"):
+    with console.status("loading"), importing():
         from hybridnas.predicting import Predictor, table
-
+    with console.status("loading"):
         predictor = Predictor.open(bundle, file_format)
     predictions, problems = [], []
     for path in images:

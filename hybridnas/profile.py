@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hybridnas.cli import PRECISION_HELP, RUNTIME_HELP, TARGET_HELP, run
+from hybridnas.cli import PRECISION_HELP, RUNTIME_HELP, TARGET_HELP, importing, run
 from hybridnas.errors import ConfigError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -45,7 +45,8 @@ def profile(
         raise ConfigError("Give names or --all, one of the two; the zoo has " + ", ".join(zoo.names()) + ".")
     wanted = list(zoo.names()) if every else list(dict.fromkeys(names or []))
 
-    from hybridnas.profiling import profile_models
+    with importing():
+        from hybridnas.profiling import profile_models
 
     table = profile_models(
         wanted,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hybridnas.cli import PRECISION_HELP, RUNTIME_HELP, TARGET_HELP, run
+from hybridnas.cli import PRECISION_HELP, RUNTIME_HELP, TARGET_HELP, importing, run
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -30,8 +30,9 @@ def recommend(
 
     situation_of(situation)
 
-    from hybridnas.profiling import profile_models
-    from hybridnas.report.comparison import recommendation_table, show
+    with importing():
+        from hybridnas.profiling import profile_models
+        from hybridnas.report.comparison import recommendation_table, show
 
     def measure(names: tuple[str, ...]) -> Mapping[str, float]:
         rows = profile_models(

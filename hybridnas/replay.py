@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hybridnas.cli import run, wide_console
+from hybridnas.cli import importing, run, wide_console
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -47,7 +47,9 @@ def replay(
     trainings; a training that was stopped at a rung counts by its epochs.
     """
     from hybridnas.config import counts
-    from hybridnas.replaying import compare_samplers
+
+    with importing():
+        from hybridnas.replaying import compare_samplers
 
     if rungs and no_rungs:
         raise typer.BadParameter("--no-rungs and --rungs exclude each other: give one of them.")

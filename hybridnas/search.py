@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hybridnas.cli import PRECISION_HELP, RUNTIME_HELP, TARGET_HELP, option, run, wide_console
+from hybridnas.cli import PRECISION_HELP, RUNTIME_HELP, TARGET_HELP, importing, option, run, wide_console
 
 STARTED = time.monotonic()
 
@@ -212,7 +212,7 @@ def search(
     if config.workers != 1 and config.executor == "local" and not resume:
         _prepare_workers()
     console = wide_console()
-    with console.status("loading torch, timm and optuna"):
+    with console.status("loading torch, timm and optuna"), importing():
         from hybridnas.pipeline import run_search
 
     run_search(config, resume=resume, console=console, started=STARTED)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hybridnas.cli import PRECISION_HELP, RUNTIME_HELP, TARGET_HELP, run
+from hybridnas.cli import PRECISION_HELP, RUNTIME_HELP, TARGET_HELP, importing, run
 from hybridnas.errors import ConfigError
 
 app = typer.Typer(
@@ -44,9 +44,10 @@ def build(
 
     from rich.console import Console
 
-    from hybridnas.cost.table import Table
-    from hybridnas.space import SearchSpace
-    from hybridnas.tabling import fill_space, open_predictor
+    with importing():
+        from hybridnas.cost.table import Table
+        from hybridnas.space import SearchSpace
+        from hybridnas.tabling import fill_space, open_predictor
 
     found = SearchSpace.load(space)
     with closing(Table()) as table:
@@ -74,10 +75,11 @@ def check(
     """
     from rich.console import Console
 
-    from hybridnas.cost.table import Table
-    from hybridnas.report.comparison import show
-    from hybridnas.space import SearchSpace
-    from hybridnas.tabling import check_space, check_table, open_predictor, summary
+    with importing():
+        from hybridnas.cost.table import Table
+        from hybridnas.report.comparison import show
+        from hybridnas.space import SearchSpace
+        from hybridnas.tabling import check_space, check_table, open_predictor, summary
 
     found = SearchSpace.load(space)
     with closing(Table()) as table:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hybridnas.cli import option, run, wide_console
+from hybridnas.cli import importing, option, run, wide_console
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -89,7 +89,7 @@ def train(
 
     config = TrainConfig.checked(**given)
     console = wide_console()
-    with console.status("loading torch and timm"):
+    with console.status("loading torch and timm"), importing():
         from hybridnas.full_training import train_model
 
     train_model(config, resume=resume, console=console)

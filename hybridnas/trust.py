@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hybridnas.cli import run
+from hybridnas.cli import importing, run
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -28,7 +28,8 @@ def trust(
     """
     from rich.console import Console
 
-    from hybridnas.trusting import trust_run
+    with importing():
+        from hybridnas.trusting import trust_run
 
     console = Console()
     trust_run(folder, num_networks=networks, epochs=epochs, num_seeds=seeds, console=console)

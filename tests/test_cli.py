@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 import typer
 
 from hybridnas.__main__ import app as roof
-from hybridnas.cli import exit_code
+from hybridnas.cli import exit_code, importing
 
 
 def raising(error: Exception) -> typer.Typer:
@@ -90,6 +91,20 @@ run(app, [])
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
     assert (ended.returncode, ended.stdout) == (130, ""), ended.stderr
     assert ended.stderr == "hybridnas: stopped; what finished is kept.\n"
+
+
+def test_garbage_is_not_looked_for_while_libraries_are_imported() -> None:
+    before = gc.get_freeze_count()
+    try:
+        with importing():
+            assert not gc.isenabled()
+            made = [[i] for i in range(1000)]
+        assert gc.isenabled() and gc.get_freeze_count() >= before + len(made)
+        with pytest.raises(ImportError), importing():
+            raise ImportError
+        assert gc.isenabled()
+    finally:
+        gc.unfreeze()
 
 
 def test_all_commands_have_one_roof() -> None:

@@ -63,6 +63,7 @@ FLOORS = {
     "worker": 7,
     "__main__": 7,
     "cli": 7,
+    "preloaded": 7,
     "report.__main__": 7,
     "export.__main__": 7,
     "predict": 7,

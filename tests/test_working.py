@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,12 +20,18 @@ from hybridnas.errors import RunError
 from hybridnas.search import app
 from hybridnas.space import SearchSpace
 from hybridnas.study.executors import Serial
+from hybridnas.study.forking import PRELOADED
 
 
 @pytest.mark.parametrize(("cores", "workers", "share"), [(8, 1, 8), (8, 3, 2), (2, 2, 1), (2, 5, 1)])
 def test_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch, cores: int, workers: int, share: int) -> None:
     monkeypatch.setattr(working, "available_cores", lambda: cores)
     assert working.share_of_cores(workers) == share
+
+
+def test_what_workers_are_forked_off_imports_what_they_need() -> None:
+    importlib.import_module(PRELOADED)  # a server that cannot says nothing, and each worker takes six seconds
+    assert {"hybridnas.working", "torch", "timm"} <= {*sys.modules}
 
 
 def test_on_a_cluster_that_is_elsewhere_no_cores_of_this_machine_are_shared_out() -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hybridnas.cli import run, wide_console
+from hybridnas.cli import importing, run, wide_console
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -38,7 +38,7 @@ def export(
     Exit codes: 0 done, 1 a file did not agree and was deleted, 2 wrong input.
     """
     console = wide_console()
-    with console.status("loading torch and timm"):
+    with console.status("loading torch and timm"), importing():
         from hybridnas.exporting import export_run
 
     done = export_run(folder, trial=trial, all_front=all_front, formats=formats, out=out, data=data, console=console)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hybridnas.cli import run, wide_console
+from hybridnas.cli import importing, run, wide_console
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -22,12 +22,13 @@ def report(
     out: Annotated[Path, typer.Option(help="Where a comparison of several runs goes.")] = Path("comparison"),
 ) -> None:
     """Print the front of each run, draw its figures and its explorer.html again; put several runs on one front."""
-    from hybridnas.report.figures import drawn_beside
-    from hybridnas.report.progress import say
-    from hybridnas.report.runs import check_trained, compare_runs
-    from hybridnas.report.showing import draw_trials, show_comparison
-    from hybridnas.report.tables import front_table, summary
-    from hybridnas.study.run import Run
+    with importing():
+        from hybridnas.report.figures import drawn_beside
+        from hybridnas.report.progress import say
+        from hybridnas.report.runs import check_trained, compare_runs
+        from hybridnas.report.showing import draw_trials, show_comparison
+        from hybridnas.report.tables import front_table, summary
+        from hybridnas.study.run import Run
 
     if trial and len(folders) > 1:
         raise typer.BadParameter("--trial is of one run, and several are given.")
@@ -41,7 +42,8 @@ def report(
         say(console, summary(found))
         draw_trials(found, trial or [])
         with drawn_beside(found, found.folder / "figures") as drawn:
-            from hybridnas.report.explorer import write_explorer  # which imports torch: not before drawing began
+            with importing():  # torch, too: not before drawing began
+                from hybridnas.report.explorer import write_explorer
 
             write_explorer(found, found.folder / "explorer.html", [other for other in runs if other is not found])
             left_out = drawn()

@@ -18,7 +18,7 @@ if sys.platform == "linux":
     CONTEXT = multiprocessing.get_context("forkserver")
 else:
     CONTEXT = multiprocessing.get_context("spawn")
-PRELOADED = "hybridnas.working"
+PRELOADED = "hybridnas.preloaded"
 
 
 def begin() -> None:
