@@ -10,8 +10,7 @@ import gc
 import io
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from threading import Timer, main_thread
 from typing import TYPE_CHECKING, Any
 
@@ -47,20 +46,6 @@ def wide_console() -> Console:
 
     console = Console()
     return console if console.is_terminal else Console(width=140)
-
-
-@contextmanager
-def importing() -> Iterator[None]:
-    """Import large libraries within: what they make is not searched for garbage, over and over, nor ever again.
-
-    That is a quarter of the time that torch and timm take.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from hybridnas.cli import run
+from hybridnas.collecting import importing
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -19,7 +20,8 @@ def dashboard(
     port: Annotated[int, typer.Option(help="Which port; 0 takes a free one.", min=0, max=65535)] = 8080,
 ) -> None:
     """Open optuna-dashboard on the study of a run, until Ctrl-C. It may look and not change: nothing can be lost."""
-    from hybridnas.study.looking import serve
+    with importing():
+        from hybridnas.study.looking import serve
 
     serve(folder, host, port, lambda address: print(f"The study of {folder}: {address} (Ctrl-C ends)", flush=True))
 

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from hybridnas.cli import importing, run, wide_console
+from hybridnas.cli import run, wide_console
+from hybridnas.collecting import importing
 from hybridnas.errors import DataError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from hybridnas.cli import PRECISION_HELP, RUNTIME_HELP, TARGET_HELP, importing, run
+from hybridnas.cli import PRECISION_HELP, RUNTIME_HELP, TARGET_HELP, run
+from hybridnas.collecting import importing
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 

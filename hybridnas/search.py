@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from hybridnas.cli import PRECISION_HELP, RUNTIME_HELP, TARGET_HELP, importing, option, run, wide_console
+from hybridnas.cli import PRECISION_HELP, RUNTIME_HELP, TARGET_HELP, option, run, wide_console
+from hybridnas.collecting import importing
 
 STARTED = time.monotonic()
 

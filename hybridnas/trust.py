@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from hybridnas.cli import importing, run
+from hybridnas.cli import run
+from hybridnas.collecting import importing
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 

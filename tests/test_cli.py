@@ -12,7 +12,8 @@ import pytest
 import typer
 
 from hybridnas.__main__ import app as roof
-from hybridnas.cli import exit_code, importing
+from hybridnas.cli import exit_code
+from hybridnas.collecting import importing
 
 
 def raising(error: Exception) -> typer.Typer:
@@ -94,17 +95,38 @@ run(app, [])
 
 
 def test_garbage_is_not_looked_for_while_libraries_are_imported() -> None:
-    before = gc.get_freeze_count()
+    frozen = gc.get_freeze_count()
     try:
         with importing():
             assert not gc.isenabled()
+        assert gc.isenabled() and gc.get_freeze_count() == frozen  # nothing was new
+        with importing():
             made = [[i] for i in range(1000)]
-        assert gc.isenabled() and gc.get_freeze_count() >= before + len(made)
+            sys.modules["new"] = sys
+        assert gc.isenabled() and gc.get_freeze_count() >= frozen + len(made)
         with pytest.raises(ImportError), importing():
             raise ImportError
         assert gc.isenabled()
+        gc.disable()
+        with importing():
+            pass
+        assert not gc.isenabled()
     finally:
+        sys.modules.pop("new", None)
         gc.unfreeze()
+        gc.enable()
+
+
+def test_garbage_is_not_looked_for_at_the_end_of_a_command() -> None:
+    code = """
+import atexit, gc, typer
+from hybridnas.cli import run
+app = typer.Typer()
+app.command()(lambda: None)
+atexit.register(lambda: print(gc.get_freeze_count() > 0))
+run(app, [])
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "True\n"
 
 
 def test_all_commands_have_one_roof() -> None:

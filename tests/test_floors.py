@@ -18,6 +18,7 @@ PACKAGE = Path(hybridnas.__file__).parent
 # A module stands on the floor of its longest prefix here. The package's own __init__ stands above all: it re-exports.
 FLOORS = {
     "architecture": 0,
+    "collecting": 0,
     "config": 0,
     "drawing": 0,
     "errors": 0,

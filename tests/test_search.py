@@ -608,6 +608,7 @@ def test_a_design_of_ones_own_is_tried_first_and_the_best_third_goes_on(
     assert set(run.front().status) == {"complete"} and run.result["epochs"] == 6
     parts = "starting training costing proposing keeping confirming exporting drawing".split()
     assert {*parts} <= set(run.result["seconds"])
+    assert re.search(r"^Seconds: .*\d drawing", out, re.MULTILINE)
     assert exit_code(app, ["--resume", str(tmp_path / "run"), "--trials", "7"]) == 0
     again = Run.load(tmp_path / "run").trials
     assert len(again) == 7 and (again.status == "complete").sum() == 3

@@ -65,12 +65,13 @@ def draw_all(run: Run, folder: Path) -> dict[str, str]:
     left_out: dict[str, str] = {}
     failure: Exception | None = None
     for name, draw in FIGURES.items():
-        paths = [folder / f"{name}.png", folder / f"{name}.svg"]
+        png, svg = paths = [folder / f"{name}.png", folder / f"{name}.svg"]
         try:
             figure = draw(run)
-            save(figure, *paths)
+            save(figure, png)
             if name == "pareto":
-                write_atomic(run.folder / FIRST, paths[0].read_bytes())
+                write_atomic(run.folder / FIRST, png.read_bytes())
+            save(figure, svg)
         except NotDrawn as reason:
             left_out[name] = str(reason)
             for path in paths:  # of an earlier state of the run

@@ -6,12 +6,10 @@ The studies may lie on a PostgreSQL server instead, and be shared with other sea
 
 from __future__ import annotations
 
-import gc
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -23,6 +21,7 @@ from optuna.trial import FrozenTrial
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
+from hybridnas.collecting import without_collecting
 from hybridnas.errors import RunError, UserError, first_clause
 from hybridnas.files import append, full_disk_said, write_atomic
 from hybridnas.study.objective import Direction
@@ -137,7 +136,7 @@ class Storage:
             RunError: the studies are damaged, or of something else.
         """
         try:
-            with _without_collecting():
+            with without_collecting():
                 found = [
                     (rung, TrialRecord.from_json(record), attrs)
                     for rung in range(len(self.studies))
@@ -266,15 +265,3 @@ class Storage:
             kind, _, number = path.stem.partition("-")
             if not (number.isdecimal() and int(number) in kept.get(kind, ())):
                 path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _without_collecting() -> Iterator[None]:
-    """What is made within has no cycles, and looking for some takes a quarter of the time that reading 10,000 does."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
