@@ -1,6 +1,7 @@
 """Equal time on one core for hybridnas, random search behind its gate, and the plain script: whose front covers more?
 
     python experiments/search/live.py run [METHOD ...] [--seeds N ...] [--cores N] [--budgets X ...] [--seconds S]
+                                             [--reference-ms MS]
     python experiments/search/live.py confirm [--seeds N ...] [--cores N] [--seconds S]
     python experiments/search/live.py report [--seconds S]
 
@@ -218,11 +219,14 @@ if __name__ == "__main__":
     parser.add_argument("--cores", type=int, default=1)
     parser.add_argument("--budgets", type=float, nargs="+", default=BUDGETS)
     parser.add_argument("--seconds", type=float, default=SECONDS)
+    parser.add_argument("--reference-ms", type=float, help="as it was read before: a slow moment at the beginning, too")
     arguments = parser.parse_args()
     if arguments.seconds != SECONDS:
         SECONDS = arguments.seconds
         FILE, PICKS, CONFIRMED = (path.with_stem(f"{path.stem}_{SECONDS:g}") for path in (FILE, PICKS, CONFIRMED))
     BUDGETS = tuple(arguments.budgets)
+    if arguments.reference_ms:
+        UNITS.append(arguments.reference_ms)
     if arguments.what == "run":
         run(arguments.methods, arguments.seeds, arguments.cores)
     elif arguments.what == "confirm":
