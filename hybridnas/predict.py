@@ -32,9 +32,10 @@ def predict(
 ) -> None:
     """Classify images with an exported file. Nothing in it runs as code: model.py is left alone."""
     console = wide_console()
-    with console.status("loading"), importing():
-        from hybridnas.predicting import Predictor, table
     with console.status("loading"):
+        with importing():
+            from hybridnas.predicting import Predictor, table
+
         predictor = Predictor.open(bundle, file_format)
     predictions, problems = [], []
     for path in images:
